@@ -1,0 +1,196 @@
+"""What every estimator returns, and the one place where a standard error is computed."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Status(enum.IntFlag):
+    """What happened during an estimate; flags combine, `OK` is their absence.
+
+    `NONFINITE`, `NONSYMMETRIC`, `NEGATIVE_RITZ` and `OUTSIDE_INTERVAL` are failures: the value is
+    NaN. `SINGULAR` means log det = −inf to working precision, and the value says so.
+    `INVARIANT_SUBSPACE` is good news: the Krylov space closed early, so that more steps would add
+    only rounding. `FLOORED` warns of bias: an eigenvalue lies below the interval of the
+    polynomial, which counts it too large.
+    """
+
+    OK = 0
+    INVARIANT_SUBSPACE = 1
+    NONFINITE = 2
+    NONSYMMETRIC = 4
+    NEGATIVE_RITZ = 8
+    OUTSIDE_INTERVAL = 16
+    SINGULAR = 32
+    FLOORED = 64
+
+    @property
+    def remedy(self) -> str:
+        """What to do about the flags that are set, one sentence for each."""
+        return " ".join(text for flag, text in REMEDIES.items() if flag & self) or "Nothing to do."
+
+
+REMEDIES = {
+    Status.INVARIANT_SUBSPACE: "The Krylov space closed early: more steps add only rounding.",
+    Status.NONFINITE: "A product returned NaN or inf: check the operator on the probe that failed.",
+    Status.NONSYMMETRIC: "The operator is not symmetric: pass (A + A.mT) / 2, or J itself.",
+    Status.NEGATIVE_RITZ: (
+        "A Ritz value is not positive, so A is not positive definite to working precision: "
+        "use float64, or golub_kahan_logdet on a factor J with A = J.mT @ J."
+    ),
+    Status.OUTSIDE_INTERVAL: (
+        "An eigenvalue lies outside the interval given: widen it, or use slq_logdet, "
+        "which needs no interval."
+    ),
+    Status.SINGULAR: (
+        "A is singular to working precision, log det = -inf: use float64 or add a shift."
+    ),
+    Status.FLOORED: (
+        "An eigenvalue lies below `lower`, so the value is biased upwards: lower it and raise "
+        "the degree."
+    ),
+}
+FAILURES = Status.NONFINITE | Status.NONSYMMETRIC | Status.NEGATIVE_RITZ | Status.OUTSIDE_INTERVAL
+
+
+class EstimationError(ArithmeticError):
+    """Raised by `Estimate.raise_for_status` when an estimate failed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A stochastic estimate with the parts of its error that are known, told apart.
+
+    Attributes:
+        value: Estimate, shape (...), float64 whatever the operator's dtype (at 1e4 nats the spacing
+            of float32 is 1e-3 nats, more than the error that the methods promise). NaN where it
+            failed.
+        standard_error: Monte Carlo error, sd(samples, ddof = 1) / √m, shape (...); NaN when m = 1.
+            It says nothing of truncation, which `lower` and `upper` bracket.
+        num_matvecs: Products with A that one estimate cost, *counted*; a JVP or a VJP alone is a
+            half.
+        lower: Lower end of the truncation bracket of mean_i x_iᵀ f(A) x_i, shape (...); −inf if
+            unknown.
+        upper: Upper end of the same bracket; +inf if unknown.
+        status: `Status` flags as int64, shape (...).
+        samples: One value per probe, shape (..., m); empty for methods without probes.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    num_matvecs: float
+    lower: Tensor
+    upper: Tensor
+    status: Tensor
+    samples: Tensor
+
+    @property
+    def ok(self) -> Tensor:
+        """True where the estimate did not fail and A is not singular, shape (...)."""
+        return (self.status & int(FAILURES | Status.SINGULAR)) == 0
+
+    def raise_for_status(self) -> Estimate:
+        """Return self, or raise naming what failed, how often, and the remedy.
+
+        Raises:
+            EstimationError: If any item of the batch failed or is singular.
+        """
+        if bool(self.ok.all()):
+            return self
+        flags = any_flag(self.status.flatten())
+        bad, all_ = int((~self.ok).sum()), self.ok.numel()
+        raise EstimationError(f"{bad} of {all_} estimates failed ({flags!r}). {flags.remedy}")
+
+    def __str__(self) -> str:
+        if self.value.ndim:
+            return (
+                f"Estimate of shape {tuple(self.value.shape)}, {self.num_matvecs:g} products each"
+            )
+        error = float(self.standard_error)
+        text = f"{float(self.value):.4f}" + (f" ± {error:.4f}" if error == error else "")
+        flags = Status(int(self.status))
+        return text + (f" [{flags!r}]" if flags & ~Status.INVARIANT_SUBSPACE else "")
+
+
+def any_flag(status: Tensor) -> Status:
+    """Union of the flags in a one-dimensional int64 tensor."""
+    return Status(int(union(status)))
+
+
+def union(status: Tensor) -> Tensor:
+    """Union of flags over the last dimension: (..., m) int64 -> (...)."""
+    flags = torch.tensor([int(f) for f in REMEDIES], device=status.device)
+    present = ((status.unsqueeze(-1) & flags) != 0).any(-2)
+    return (present * flags).sum(-1)
+
+
+def from_samples(
+    samples: Tensor,
+    *,
+    num_matvecs: float,
+    lower: Tensor | None = None,
+    upper: Tensor | None = None,
+    status: Tensor | None = None,
+) -> Estimate:
+    r"""Mean of one value per probe with its standard error.
+
+    .. math:: \bar y = \frac1m \sum_i y_i, \qquad
+              \mathrm{se} = \sqrt{\frac{1}{m (m-1)} \sum_i (y_i - \bar y)^2}
+
+    Args:
+        samples: One value per probe, shape (..., m), m ≥ 1.
+        num_matvecs: Counted products with A of one estimate.
+        lower: Lower truncation bound per probe, shape (..., m).
+        upper: Upper truncation bound per probe, shape (..., m).
+        status: `Status` flags per probe, shape (..., m). A failed probe makes its estimate NaN: it
+            is never left out of the mean.
+
+    Example:
+        >>> import torch
+        >>> print(from_samples(torch.tensor([1.0, 3.0]), num_matvecs=2))
+        2.0000 ± 1.0000
+    """
+    y = samples.double()
+    m = y.shape[-1]
+    if status is None:
+        status = torch.zeros(y.shape, dtype=torch.int64, device=y.device)
+    unexplained = ~torch.isfinite(y) & ((status & int(FAILURES | Status.SINGULAR)) == 0)
+    status = status | unexplained * int(Status.NONFINITE)
+    y = y.masked_fill((status & int(Status.SINGULAR)) != 0, -torch.inf)
+    y = y.masked_fill((status & int(FAILURES)) != 0, torch.nan)
+    error = y.std(-1) / m**0.5 if m > 1 else torch.full_like(y[..., 0], torch.nan)
+    return Estimate(
+        value=y.mean(-1),
+        standard_error=error,
+        num_matvecs=num_matvecs,
+        lower=_mean_bound(lower, y, -torch.inf),
+        upper=_mean_bound(upper, y, torch.inf),
+        status=union(status),
+        samples=y,
+    )
+
+
+def without_probes(value: Tensor, *, num_matvecs: float, status: Tensor) -> Estimate:
+    """Result of a method that draws nothing: no Monte Carlo error, no truncation."""
+    value = value.double()
+    value = value.masked_fill((status & int(FAILURES)) != 0, torch.nan)
+    return Estimate(
+        value=value,
+        standard_error=torch.zeros_like(value),
+        num_matvecs=num_matvecs,
+        lower=value,
+        upper=value,
+        status=status,
+        samples=value.new_empty((*value.shape, 0)),
+    )
+
+
+def _mean_bound(bound: Tensor | None, samples: Tensor, unknown: float) -> Tensor:
+    if bound is None:
+        return torch.full_like(samples[..., 0], unknown)
+    known = torch.isfinite(samples).all(-1)
+    return torch.where(known, bound.double().mean(-1), unknown)
