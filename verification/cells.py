@@ -1,0 +1,325 @@
+"""The cells of one unit: what was measured, compared with what is known exactly."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from specbp import Estimate, Status, exact
+from specbp.estimate import FAILURES, from_samples
+from verification import checks
+from verification.checks import Check, Level
+from verification.store import Record
+from verification.units import MARGINS, PROBE_COUNTS, VACUOUS, Oracle, Unit
+
+
+def run(unit: Unit, oracle: Oracle) -> Iterator[Record]:
+    """All cells of a unit."""
+    if not unit.method.uses_probes:
+        yield _exact_cell(unit)
+    elif unit.method.claims.additive:
+        yield from _additive_cells(unit, oracle)
+    else:
+        yield from (_adaptive_cell(unit, oracle, m) for m in PROBE_COUNTS)
+
+
+def _exact_cell(unit: Unit) -> Record:
+    start = time.perf_counter()
+    found = unit.estimate(unit.view.operator)
+    seconds = time.perf_counter() - start
+    truth = unit.view.truth
+    error = abs(float(found.value) - truth.value)
+    limit = max(10 * truth.u_truth, _exact_limit(unit))
+    claim = "the value is exact to the stated limit"
+    outcome = [_judged(unit, "exact", claim, error, limit), _status_check(unit, found.status)]
+    return {
+        **unit.record(0),
+        **_outcome(unit, outcome),
+        "replicates": 1,
+        "truth": truth.value,
+        "u_truth": truth.u_truth,
+        "mean": float(found.value),
+        "rmse": error,
+        "matvecs": found.num_matvecs,
+        "seconds": seconds,
+        "status": _status_counts(found.status),
+    }
+
+
+def _exact_limit(unit: Unit) -> float:
+    """Promise of QR in float32: 1e-4 nats to cond 1e6, 1e-3 to 1e10; otherwise rounding."""
+    cond = unit.view.truth.cond
+    if unit.method.on == "J" and unit.dtype == "float32" and cond <= 1e10:
+        return 1e-4 if cond <= 1e6 else 1e-3
+    return unit.rounding
+
+
+def _additive_cells(unit: Unit, oracle: Oracle) -> Iterator[Record]:
+    seconds, blocks = _in_blocks(unit, oracle.probes)
+    samples = torch.cat([b.samples for b in blocks]).flatten().numpy()
+    status = torch.cat([b.status for b in blocks])
+    lower, upper = (
+        torch.cat([getattr(b, end) for b in blocks]).numpy() for end in ("lower", "upper")
+    )
+    log_forms, log_law = oracle.of_log
+    truth, u_truth, target, law = _target(unit, oracle, log_forms, log_law)
+    polynomial = unit.method.claims.expectation == "tr p(A)"
+    contract = oracle.forms(unit.contract) if polynomial else target
+    bias = samples - target
+    expected = law.mean if unit.method.claims.expectation != "quadrature" else truth + bias.mean()
+    common = {
+        "replicates": None,
+        "truth": truth,
+        "u_truth": u_truth,
+        "bias_exact": law.mean - truth if polynomial else None,
+        "paired_bias": float(bias.mean()),
+        "paired_bias_se": float(bias.std(ddof=1) / len(bias) ** 0.5),
+        "status": _status_counts(status),
+    }
+    shared = [_status_check(unit, status)]
+    if polynomial or unit.method.claims.expectation == "tr A":
+        shared.append(_probe_check(unit, float(np.abs(samples - contract).max())))
+    else:
+        shared.append(_rule_check(unit, oracle, samples))
+    bracket, bracket_check = _bracket(unit, lower, upper, log_forms)
+    shared += bracket_check
+    for index, m in enumerate(PROBE_COUNTS):
+        window = np.array_split(samples, len(PROBE_COUNTS))[index]
+        cell = from_samples(torch.from_numpy(samples).reshape(-1, m), num_matvecs=0)
+        direct, single = _direct(unit, oracle.probes, m)
+        R = len(cell.value)
+        found = [*shared, *_aggregation(unit, direct, samples, m)]
+        if not unit.documented:
+            found += _random_checks(unit, samples, cell, expected, law, m)
+        yield {
+            **unit.record(m),
+            **common,
+            **_statistics(cell, window, truth, expected, law, m),
+            **_outcome(unit, found),
+            "probe_error": shared[1].statistic / shared[1].margin if shared[1].margin else None,
+            "bracket": bracket,
+            "replicates": R,
+            "matvecs": direct.num_matvecs,
+            "seconds": seconds / len(PROBE_COUNTS),
+            "seconds_single": single * R,
+        }
+
+
+def _adaptive_cell(unit: Unit, oracle: Oracle, m: int) -> Record:
+    """A method whose polynomial depends on its probes: bounded, not predicted."""
+    rows = oracle.probes.mT.flatten(0, 1)
+    quarter = len(rows) // len(PROBE_COUNTS)
+    window = slice(PROBE_COUNTS.index(m) * quarter, (PROBE_COUNTS.index(m) + 1) * quarter)
+    count = quarter // m
+    probes = rows[window].reshape(count, m, -1).mT
+    seconds, blocks = _in_blocks(unit, probes)
+    values = torch.cat([b.value for b in blocks])
+    status = torch.cat([b.status for b in blocks])
+    cell = from_samples(torch.cat([b.samples for b in blocks]), num_matvecs=0)
+    log_forms, law = oracle.of_log
+    target = log_forms[window].reshape(count, m).mean(-1)
+    bias = values.numpy() - target
+    direct, single = _direct(unit, probes, m)
+    truth = unit.view.truth
+    a, b = unit.interval
+    limit = unit.case.n * _sup_error(a, 2 * b, unit.config["degree"]) + unit.rounding
+    claim = "truncation stays within the bound of an interval up to 2 λ_max"
+    found = [
+        _status_check(unit, status),
+        _judged(unit, "bracket", claim, float(np.abs(bias).max()), limit),
+    ]
+    return {
+        **unit.record(m),
+        **_statistics(cell, cell.samples.numpy(), truth.value, truth.value + bias.mean(), law, m),
+        "var_ratio": None,  # the polynomial, hence its variance, differs from estimate to estimate
+        **_outcome(unit, found),
+        "replicates": count,
+        "truth": truth.value,
+        "u_truth": truth.u_truth,
+        "paired_bias": float(bias.mean()),
+        "paired_bias_se": float(bias.std(ddof=1) / len(bias) ** 0.5),
+        "matvecs": direct.num_matvecs,
+        "seconds": seconds,
+        "seconds_single": single * count,
+        "status": _status_counts(status),
+    }
+
+
+def _sup_error(a: float, b: float, degree: int) -> float:
+    ratio = (b / a) ** 0.5
+    rho = (ratio + 1) / (ratio - 1)
+    return 4 * rho**-degree / ((degree + 1) * (rho - 1))
+
+
+def _target(
+    unit: Unit, oracle: Oracle, log_forms: np.ndarray, log_law: exact.Moments
+) -> tuple[float, float, np.ndarray, exact.Moments]:
+    """Truth, its uncertainty, the per-probe values it is the mean of, and the law of one value."""
+    truth = unit.view.truth
+    if unit.method.estimand == "trace":
+        law = oracle.moments(np.asarray)
+        return law.mean, unit.eps * unit.case.n * law.mean, oracle.forms(np.asarray), law
+    if unit.method.claims.expectation == "tr p(A)":
+        return truth.value, truth.u_truth, log_forms, oracle.moments(unit.contract)
+    return truth.value, truth.u_truth, log_forms, log_law
+
+
+def _in_blocks(unit: Unit, probes: Tensor) -> tuple[float, list[Estimate]]:
+    """Run all replicates, as many at once as keep a Krylov basis within the cache."""
+    replicates = max(1, 2**17 // unit.case.n // probes.shape[-1])
+    start = time.perf_counter()
+    blocks = [unit.estimate(unit.view.operator, block) for block in probes.split(replicates)]
+    return time.perf_counter() - start, blocks
+
+
+def _direct(unit: Unit, probes: Tensor, m: int) -> tuple[Estimate, float]:
+    """The first replicate alone, and its time, the better of two where that is cheap."""
+    seconds: list[float] = []
+    while len(seconds) < 2 and sum(seconds) < 0.05:
+        start = time.perf_counter()
+        found = unit.estimate(unit.view.operator, probes[0, :, :m])
+        seconds.append(time.perf_counter() - start)
+    return found, min(seconds)
+
+
+def _status_check(unit: Unit, status: Tensor) -> Check:
+    failed = float(((status & int(FAILURES | Status.SINGULAR)) != 0).double().mean())
+    return _judged(unit, "status", "no replicate fails", failed, 0.0, "of the replicates")
+
+
+def _judged(
+    unit: Unit, name: str, claim: str, error: float, limit: float, unit_of_error: str = "nats"
+) -> Check:
+    """A deterministic check, or its report where a failure is a documented limitation."""
+    if unit.documented:
+        return checks.reported(name, claim, error, limit, unit.documented)
+    return checks.within(name, claim, error, limit, unit_of_error)
+
+
+def _probe_check(unit: Unit, error: float) -> Check:
+    claim = "each probe agrees with xᵀp(A)x to 50 (d+1) u |p| |x|²"
+    return checks.within("probe", claim, error, unit.rounding)
+
+
+def _rule_check(unit: Unit, oracle: Oracle, samples: np.ndarray) -> Check:
+    """Compare a few probes with the Gauss rule that an independent algorithm finds."""
+    few = oracle.probes[0, :, :4].double().numpy()
+    view, steps = unit.view, unit.config["num_steps"]
+    rule = exact.slq_value(view.eigenvalues, view.eigenvectors, few, steps, np.log)
+    error = float(np.abs(samples[: few.shape[-1]] - rule).max())
+    claim = "each probe agrees with its Gauss rule to rounding"
+    if unit.rounding > VACUOUS * unit.case.n:
+        reason = f"the limit exceeds {VACUOUS:.0%} of a nat for each dimension"
+        return checks.reported("probe", claim, error, unit.rounding, reason)
+    return _judged(unit, "probe", claim, error, unit.rounding)
+
+
+def _bracket(
+    unit: Unit, lower: np.ndarray, upper: np.ndarray, log_forms: np.ndarray
+) -> tuple[Record | None, list[Check]]:
+    sides = unit.method.claims.bracket
+    if not sides:
+        return None, []
+    target = log_forms.reshape(len(lower), -1).mean(-1)
+    below, above = lower - target, target - upper
+    excess = np.maximum(below, above) if "lower" in sides else above
+    holds = float(np.mean(excess <= unit.rounding))
+    found = {
+        "lower": float(lower.mean()) if "lower" in sides else None,
+        "upper": float(upper.mean()),
+        "holds": holds,
+    }
+    claim = f"the truncation bracket ({' and '.join(sides)}) holds for every estimate"
+    largest = float(excess.max()) if np.isfinite(excess).all() else float("nan")
+    return found, [_judged(unit, "bracket", claim, largest, unit.rounding)]
+
+
+def _aggregation(unit: Unit, direct: Estimate, samples: np.ndarray, m: int) -> list[Check]:
+    """A direct call with m probes equals the cut from the wide block, and costs what it claims."""
+    gap = float(np.abs(direct.samples.numpy() - samples[:m]).max())
+    claim = "the estimate is the mean of per-probe values"
+    claimed = unit.method.claims.matvecs(unit.case.n, m, unit.config)
+    cost = abs(direct.num_matvecs - claimed)
+    same = _judged(unit, "aggregation", claim, gap, 2 * unit.rounding)
+    products = checks.within("matvecs", "counted products are those claimed", cost, 0, "products")
+    return [same, products]
+
+
+def _random_checks(
+    unit: Unit,
+    samples: np.ndarray,
+    cell: Estimate,
+    expected: float,
+    law: exact.Moments,
+    m: int,
+) -> list[Check]:
+    def level(name: str) -> Level:
+        return Level(unit.alpha, MARGINS[name], unit.rounding)
+
+    # The variance of a quadrature is that of log A only as far as its truncation is small.
+    closed_form = unit.method.claims.expectation != "quadrature"
+    if m == 1:
+        found = [checks.mean(samples, expected, law, level("mean"))]
+        if closed_form:
+            found.append(checks.variance(samples, expected, law, level("variance")))
+        return found
+    if closed_form and unit.method.claims.calibrated:
+        squares = cell.standard_error.numpy() ** 2
+        return [checks.error_bars(squares, law, m, level("se"))]
+    return []
+
+
+def _statistics(
+    cell: Estimate, window: np.ndarray, truth: float, expected: float, law: exact.Moments, m: int
+) -> Record:
+    """Bias, spread and coverage of the replicates with m probes."""
+    values, errors = cell.value.numpy(), cell.standard_error.numpy()
+    one = law.variance**0.5
+    sd_exact = one / m**0.5
+    deviation = values - expected
+    windows = window.reshape(-1, m).mean(-1)
+    found = {
+        "sd_exact": sd_exact,
+        "mean": float(windows.mean()),
+        "mean_ci": checks.interval_of_mean(windows, sd_exact),
+        "sd": float(np.sqrt(np.mean(deviation**2))),
+        "sd_ci": checks.interval_of_sd(values, exact.Moments(expected, *_central(law, m))),
+        "rmse": float(np.sqrt(np.mean((values - truth) ** 2))),
+        "z": float((windows.mean() - expected) / (sd_exact / len(windows) ** 0.5)) if one else None,
+        "var_ratio": float(np.mean(deviation**2)) / sd_exact**2 if one else None,
+    }
+    if m == 1:
+        return found
+    half = stats.t.isf(0.025, m - 1) * errors
+    return {
+        **found,
+        "coverage": float(np.mean(np.abs(values - truth) <= half)),
+        "coverage_expectation": float(np.mean(np.abs(deviation) <= half)),
+        "se2_ratio": float(np.mean(errors**2)) / sd_exact**2 if one else None,
+    }
+
+
+def _central(law: exact.Moments, m: int) -> tuple[float, float, float]:
+    averaged = law.averaged(m)
+    return averaged.variance, averaged.third, averaged.fourth
+
+
+def _status_counts(status: Tensor) -> dict[str, int]:
+    names = Counter(_name(Status(int(s))) for s in status.flatten())
+    return dict(sorted(names.items()))
+
+
+def _name(flags: Status) -> str:
+    return "|".join(flag.name or "" for flag in Status if flag and flag & flags) or "OK"
+
+
+def _outcome(unit: Unit, found: list[Check]) -> Record:
+    gated = not unit.documented
+    return {"checks": [asdict(c) for c in found], "verdict": checks.worst(found, gated=gated)}
