@@ -71,26 +71,28 @@ def lanczos(A: LinearOperator, rows: Tensor, num_steps: int) -> Tridiagonal:
     Source: Lanczos (1950), J. Res. Nat. Bur. Standards 45; Golub & Meurant (2010), chapter 4.
     """
     basis, norm = _start(rows, num_steps)
-    alphas, betas, above, across = [], [], [], []
-    for j, q in enumerate(basis):
+    betas, nears, overlaps = [], [], []
+    for j, q in enumerate(basis.vectors):
         w = product(A, q.view(rows.shape)).reshape(q.shape)
-        w, near = _orthogonalised(w, basis[max(j - 1, 0) : j + 1])
-        w, overlap = _orthogonalised(w, basis[: j + 1])
-        above.append(near[:, :-1])
-        across.append(overlap.abs().amax(-1, keepdim=True))
-        alphas.append(near[:, -1:])
-        betas.append(_append(w, basis, j + 1))
-    diagonal, off, ended = _small(alphas, betas, norm, rows)
-    repeated = (torch.cat(above, -1) - torch.cat(betas, -1)[:, :-1]).abs()
-    gap = torch.cat([repeated, torch.cat(across, -1)], -1).double()
-    after = torch.cat([ended[..., 1:], ended], -1)
-    gap = gap.view(after.shape).masked_fill(after, 0).amax(-1)
+        w, near = basis.project_out(w, max(j - 1, 0), j + 1)
+        w, overlap = basis.project_out(w, 0, j + 1)
+        nears.append(near)
+        overlaps.append(overlap)
+        betas.append(basis.append(w, j + 1))
+    # α₁, q₁ᵀAq₂, α₂, q₂ᵀAq₃, α₃ … in the last dimension.
+    near = torch.cat(nears, -1)
+    off = torch.cat(betas, -1)
+    repeated = (near[..., 1::2] - off[..., :-1]).abs()
+    diagonal, off, ended = _small(near[..., ::2], off, norm, rows)
+    gap = torch.maximum(
+        _largest(repeated, ended[..., 1:]), _largest(torch.cat(overlaps, -1), _for_each(ended))
+    )
     return Tridiagonal(
         diagonal,
         off,
         norm_squared=norm.double().view(rows.shape[:-1]) ** 2,
         closed=ended.any(-1),
-        basis=_rows_of(basis, rows, ended),
+        basis=basis.rows(rows.shape, ended),
         asymmetry=gap / torch.maximum(diagonal.abs(), off).amax(-1),
     )
 
@@ -111,61 +113,76 @@ def golub_kahan(J: RectangularOperator, rows: Tensor, num_steps: int) -> Bidiago
     Source: Golub & Kahan (1965), SIAM J. Numer. Anal. 2, doi:10.1137/0702016.
     """
     right, norm = _start(rows, num_steps)
-    left = rows.new_empty(num_steps, right.shape[1], J.shape[-2])
+    left = Basis(rows, num_steps, J.shape[-2])
     alphas: list[Tensor] = []
     betas: list[Tensor] = []
-    for j, v in enumerate(right):
-        w = product(J, v.view(rows.shape)).reshape(left.shape[1:])
+    for j, v in enumerate(right.vectors):
+        w = product(J, v.view(rows.shape)).reshape(left.vectors.shape[1:])
         if j > 0:
-            w = torch.addcmul(w, betas[-1], left[j - 1], value=-1)
-            w, _ = _orthogonalised(w, left[:j])
-        alphas.append(_append(w, left, j))
-        u = left[j]
-        w = product(J.mT, u.view(*rows.shape[:-1], -1)).reshape(v.shape)
+            w = torch.addcmul(w, betas[-1], left.vectors[j - 1], value=-1)
+            w, _ = left.project_out(w, 0, j)
+        alphas.append(left.append(w, j))
+        w = product(J.mT, left.vectors[j].view(*rows.shape[:-1], -1)).reshape(v.shape)
         w = torch.addcmul(w, alphas[-1], v, value=-1)
-        w, _ = _orthogonalised(w, right[: j + 1])
-        betas.append(_append(w, right, j + 1))
-    diagonal, off, ended = _small(alphas, betas, norm, rows, bidiagonal=True)
+        w, _ = right.project_out(w, 0, j + 1)
+        betas.append(right.append(w, j + 1))
+    diagonal, off = torch.cat(alphas, -1), torch.cat(betas, -1)
+    diagonal, off, ended = _small(diagonal, off, norm, rows, bidiagonal=True)
     return Bidiagonal(
         diagonal,
         off,
         norm_squared=norm.double().view(rows.shape[:-1]) ** 2,
         closed=ended.any(-1),
-        basis=_rows_of(right, rows, ended),
+        basis=right.rows(rows.shape, ended),
     )
 
 
-def _start(rows: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
-    """Room for a basis (k, P, n), all probes in one dimension, with its first vector set."""
-    # One vector of all probes is contiguous: it goes to the product without a copy.
-    basis = rows.new_empty(num_steps, rows.shape[:-1].numel(), rows.shape[-1])
-    return basis, _append(rows.reshape(basis.shape[1:]), basis, 0)
+class Basis:
+    """Orthonormal vectors of P Krylov spaces, (k, P, 1, n), filled one step at a time.
+
+    All probes of all items of the batch are one dimension. One vector of all probes is contiguous:
+    it goes to the product without a copy. Small products cost less than the calls that prepare
+    them, so the views that every step slices are made once.
+    """
+
+    def __init__(self, like: Tensor, num_steps: int, n: int):
+        self.vectors = like.new_empty(num_steps, like.shape[:-1].numel(), 1, n)
+        self._rows = self.vectors.squeeze(2).transpose(0, 1)
+        self._columns = self._rows.mT
+        self._tiny = torch.finfo(like.dtype).tiny
+
+    def project_out(self, w: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """One Gram–Schmidt pass of w (P, 1, n) against some vectors, and the overlaps (P, 1, ·)."""
+        # A row times a matrix: torch computes matrix times column several times slower.
+        overlap = torch.bmm(w, self._columns.narrow(2, start, end - start))
+        vectors = self._rows.narrow(1, start, end - start)
+        return torch.baddbmm(w, overlap, vectors, alpha=-1), overlap
+
+    def append(self, w: Tensor, j: int) -> Tensor:
+        """Normalise w (P, 1, n) into vector j, if there is room, and return its length."""
+        # Squares of float32 leave its range long before the lengths do.
+        length = torch.linalg.vector_norm(w, dim=-1, keepdim=True, dtype=torch.float64)
+        length = length.to(w.dtype)
+        if j < len(self.vectors):
+            torch.div(w, length.clamp_min(self._tiny), out=self.vectors[j])
+        return length
+
+    def rows(self, shape: torch.Size, ended: Tensor) -> Tensor:
+        """The vectors as (k, ..., m, n), zero where a space (..., m, k) had ended."""
+        if bool(ended.any()):
+            gone = ended.reshape(-1, len(self.vectors)).mT
+            self.vectors.masked_fill_(gone[..., None, None], 0)
+        return self.vectors.view(-1, *shape)
 
 
-def _append(w: Tensor, basis: Tensor, j: int) -> Tensor:
-    """Normalise w (P, n) into basis[j], if there is room, and return its length (P, 1)."""
-    # Squares of float32 leave its range long before the lengths do.
-    length = torch.linalg.vector_norm(w, dim=-1, keepdim=True, dtype=torch.float64).to(w.dtype)
-    if j < len(basis):
-        torch.div(w, length.clamp_min(torch.finfo(w.dtype).tiny), out=basis[j])
-    return length
-
-
-def _orthogonalised(w: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """One Gram–Schmidt pass of w (P, n) against basis (j, P, n), and the overlaps (P, j)."""
-    rows, vectors = w.unsqueeze(1), basis.transpose(0, 1)
-    # A row times a matrix: torch computes matrix times column several times slower.
-    overlap = torch.bmm(rows, vectors.mT)
-    return torch.baddbmm(rows, overlap, vectors, alpha=-1).squeeze(1), overlap.squeeze(1)
+def _start(rows: Tensor, num_steps: int) -> tuple[Basis, Tensor]:
+    """A basis with its first vector set, and the lengths of the probes."""
+    basis = Basis(rows, num_steps, rows.shape[-1])
+    return basis, basis.append(rows.reshape(basis.vectors.shape[1:]), 0)
 
 
 def _small(
-    alphas: list[Tensor],
-    betas: list[Tensor],
-    norm: Tensor,
-    rows: Tensor,
-    *,
-    bidiagonal: bool = False,
+    diagonal: Tensor, off: Tensor, norm: Tensor, rows: Tensor, *, bidiagonal: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Entries of T or B in float64 (..., m, k), and where the space had ended before that step.
 
@@ -173,8 +190,8 @@ def _small(
     rounding ends the space: what was computed from it afterwards, be it NaN, becomes filler, and so
     does all of a probe that is zero.
     """
-    shape = (*rows.shape[:-1], len(alphas))
-    diagonal, off = (torch.cat(x, -1).double().view(shape) for x in (alphas, betas))
+    shape = (*rows.shape[:-1], diagonal.shape[-1])
+    diagonal, off = diagonal.double().reshape(shape), off.double().reshape(shape)
     scale = torch.maximum(diagonal.abs(), off).cummax(-1).values
     rounding = rows.shape[-1] ** 0.5 * torch.finfo(rows.dtype).eps * scale
     zero = off <= rounding
@@ -189,8 +206,15 @@ def _small(
     return diagonal, off.masked_fill(last, 0), ended
 
 
-def _rows_of(basis: Tensor, rows: Tensor, ended: Tensor) -> Tensor:
-    """Basis (k, P, n) as (k, ..., m, n), zero where a space had ended."""
-    if bool(ended.any()):
-        basis.masked_fill_(ended.reshape(-1, len(basis)).mT.unsqueeze(-1), 0)
-    return basis.view(-1, *rows.shape)
+def _for_each(ended: Tensor) -> Tensor:
+    """From steps (..., m, k) to their overlaps: step j has j + 1 of them."""
+    k = ended.shape[-1]
+    steps = torch.arange(k, device=ended.device)
+    return ended[..., steps.repeat_interleave(steps + 1, output_size=k * (k + 1) // 2)]
+
+
+def _largest(values: Tensor, ended: Tensor) -> Tensor:
+    """Largest magnitude of values (P, 1, c) whose step (..., m, c) had not ended, (..., m)."""
+    if ended.shape[-1] == 0:
+        return ended.new_zeros(ended.shape[:-1], dtype=torch.float64)
+    return values.double().abs().reshape(ended.shape).masked_fill(ended, 0).amax(-1)

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from specbp.jacobian import Jacobian, JacobianMetric, products
-from specbp.jacobian.products import STRATEGIES
+from specbp.jacobian.products import METHODS
 from specbp.models.dcgan import DCGANGenerator
 from specbp.models.two_dim import BottleneckResNet
 from specbp.models.wide_resnet import ConvWideResNet
 
-METHODS = list(STRATEGIES)
 DEVICES = [
     "cpu",
     pytest.param(
@@ -162,7 +161,7 @@ def test_leading_dimensions_broadcast_as_in_matmul(name, batch, method):
 
 
 @given(
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(list(METHODS)),
     name=st.sampled_from(["bottleneck", "normalised", "coupling", "wide"]),
     batch=st.lists(st.integers(1, 3), max_size=2),
     m=st.integers(1, 4),
@@ -268,6 +267,6 @@ def test_results_never_share_memory_with_the_block(f, method):
 def test_a_block_may_be_a_constant_of_f(method):
     W = randn(4, 4)
     J = Jacobian(lambda x: x @ W, randn(4), method=method)
-    for X in (W, W[:, :1], W.mT):
+    for X in (W.mT, W[:1].mT, W):
         for _ in range(3):
             assert_products(J, W.mT, X, X)

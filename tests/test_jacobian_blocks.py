@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from specbp.jacobian import Jacobian
-from specbp.jacobian.products import MAX_GRAPHS, MAX_TAPES
+from specbp.jacobian.products import MAX_GRAPHS, MAX_TAPES, Graph
 from specbp.models.dcgan import DCGANGenerator
 from specbp.models.wide_resnet import ConvWideResNet
 
@@ -95,13 +95,25 @@ def test_blocks_stay_transposed_views_of_rows():
 
 def test_caches_are_bounded_and_keep_what_was_used_last():
     J = Jacobian(lambda x: x.sin(), randn(6))
+    graphs, tapes = (J._products._strategies[name] for name in ("graph", "tape"))
+    kept = []
     for m in range(1, 12):
         for _ in range(3):
             J @ rows(6, m), J.mT @ rows(6, m), J @ rows(6, 20)
-    strategies = J._products._strategies
-    assert len(strategies["graph"]._graphs) == MAX_GRAPHS
-    assert len(strategies["tape"]._tapes) == MAX_TAPES
-    assert ("jvp", 20) in strategies["tape"]._tapes
+        kept.append(tapes._tapes["jvp", 20])
+    assert len(graphs._graphs) == MAX_GRAPHS
+    assert len(tapes._tapes) == MAX_TAPES
+    assert all(tape is kept[0] for tape in kept)
+
+
+def test_the_adjoint_is_checked_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(Graph, "check_adjoint", lambda graph: calls.append(graph))
+    for check in (True, False):
+        J = Jacobian(lambda x: x.sin(), randn(6), check=check)
+        for m in (1, 2, 3, 2):
+            J.mT @ rows(6, m), J @ rows(6, m)
+    assert len(calls) == 1
 
 
 def test_several_blocks_are_recorded_from_the_first():

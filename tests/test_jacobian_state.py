@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from specbp.jacobian import Jacobian
-from specbp.jacobian.products import STRATEGIES
+from specbp.jacobian import Jacobian, products
+from specbp.jacobian.products import METHODS
 from specbp.models.two_dim import BottleneckResNet
-
-METHODS = list(STRATEGIES)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -98,3 +96,30 @@ def test_changed_constants_of_a_plain_function_are_noticed_on_the_tape(m):
     W.mul_(2)
     with pytest.raises(RuntimeError, match="modified in place after the Jacobian was built"):
         J @ randn(4, m)
+
+
+@pytest.mark.parametrize("small", [2**40, 0])
+def test_changed_constants_are_not_hidden_by_another_strategy(small, monkeypatch):
+    """Where one strategy notices, the next would go on with the new values."""
+    monkeypatch.setattr(products, "SMALL_BYTES", small)
+    W = randn(4, 4)
+    J = Jacobian(lambda x: torch.tanh(torch.tanh(x @ W) @ W), randn(3, 4))
+    _ = J @ randn(4, 3)
+    W.mul_(2)
+    with pytest.raises(RuntimeError, match="modified (in place|by an inplace operation)"):
+        J @ randn(4, 3 if small else 5)
+
+
+def test_layers_that_update_themselves_are_noticed():
+    """Spectral normalisation iterates at every evaluation in training mode."""
+    linear = nn.utils.skip_init(nn.Linear, 4, 4, dtype=torch.float64)
+    linear.weight.data, linear.bias.data = randn(4, 4), randn(4)
+    f = nn.utils.parametrizations.spectral_norm(linear)
+    J = Jacobian(f, randn(3, 4), check=False)
+    _ = J @ randn(4, 2)
+    with pytest.raises(RuntimeError, match=r"modified in place .* call \.eval\(\)"):
+        J @ randn(4, 2)
+    J = Jacobian(f.eval(), randn(3, 4))
+    expected = f.weight.detach()
+    for _ in range(3):
+        torch.testing.assert_close(J @ randn(4, 2), (expected @ randn(4, 2)).expand(3, 4, 2))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from specbp.methods import METHODS
 from verification import cells, units
@@ -118,8 +119,13 @@ def _run_by_id(case_id: str, dtype: str, store: Path, alpha: float, epoch: str) 
 
 def run_task(task: Task, path: Path, alpha: float, epoch: str) -> None:
     """Run the cells of one task that the store lacks, one transaction for each."""
-    torch.set_num_threads(1)  # one process for each core beats threads on small products
-    store = Store(path)
+    # One process for each core beats threads on small products, in torch as in numpy.
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        _run_task(task, Store(path), alpha, epoch)
+
+
+def _run_task(task: Task, store: Store, alpha: float, epoch: str) -> None:
     problem = task.case.build(DTYPES[task.dtype])
     for record in _certificates(task, problem):
         store.put(record)

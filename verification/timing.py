@@ -90,29 +90,30 @@ def _problem(
         yield _record(problem, name, J.dtype, steps, seconds[name], floor, limit)
 
 
-def _layouts(A: Any, X: Tensor, steps: int) -> dict[str, Callable[[], Tensor]]:
-    """The same products in the layouts at hand, each fed with its own output."""
-    if not isinstance(A, Tensor):
-        return {"block": partial(_repeat, A, X, steps)}
-    return {
-        "columns": partial(_repeat, A, X.contiguous(), steps),
-        "rows": partial(_repeat, Dense(A), X.mT.contiguous().mT, steps),
+def _layouts(A: Any, X: Tensor, steps: int) -> dict[str, Callable[[], None]]:
+    """The products alone, in the layouts at hand."""
+    dense = isinstance(A, Tensor)
+    rows = [X.mT.clone().mT for _ in range(steps)]
+    found: dict[str, Callable[[], None]] = {
+        "rows": partial(_repeat, Dense(A) if dense else A, rows)
     }
+    if dense:
+        found["columns"] = partial(_repeat, A, [block.contiguous() for block in rows])
+    return found
 
 
-def _factor_layouts(J: Any, X: Tensor, steps: int) -> dict[str, Callable[[], Tensor]]:
-    if not isinstance(J, Tensor):
-        return {"block": partial(_repeat, JacobianMetric(J), X, steps)}
-    return {
-        "columns": partial(_repeat, JacobianMetric(J), X.contiguous(), steps),
-        "rows": partial(_repeat, JacobianMetric(Dense(J)), X.mT.contiguous().mT, steps),
-    }
+def _factor_layouts(J: Any, X: Tensor, steps: int) -> dict[str, Callable[[], None]]:
+    """The products with JᵀJ alone, in the layouts at hand."""
+    if isinstance(J, Tensor):
+        columns = _layouts(JacobianMetric(J), X, steps)["rows"]
+        return {**_layouts(JacobianMetric(Dense(J)), X, steps), "columns": columns}
+    return _layouts(JacobianMetric(J), X, steps)
 
 
-def _repeat(A: Any, X: Tensor, steps: int) -> Tensor:
-    for _ in range(steps):
-        Y = A @ X
-    return Y
+def _repeat(A: Any, blocks: list[Tensor]) -> None:
+    # As in an estimate, every product meets another block of vectors.
+    for X in blocks:
+        A @ X
 
 
 def _record(

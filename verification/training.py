@@ -67,6 +67,12 @@ class ModelSpec:
     learning_rate: float = 1e-3
     batch_size: int = 64
 
+    @property
+    def num_inputs(self) -> int:
+        """Elements of one input: the order of JᵀJ, known without computing a point."""
+        task = self.task
+        return task.latent if isinstance(task, Decode) else math.prod(task.shape)
+
     def settings(self) -> dict[str, Any]:
         """What determines the weights, as plain JSON values."""
         task = {"kind": type(self.task).__name__, **asdict(self.task)}

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specbp.jacobian.checks import check_arguments, check_block
 from specbp.jacobian.primal import Primal, plain_evaluation, state
-from specbp.jacobian.products import STRATEGIES, AutoProducts, Products
+from specbp.jacobian.products import METHODS, AutoProducts, Products
 
-CACHE_BYTES = 2**27  # working memory of a block on the CPU: more falls out of the cache, slower
+CACHE_BYTES = 2**26  # working memory of a block on the CPU: more falls out of the cache, slower
 DEVICE_BYTES = 2**30  # the same on other devices
 DENSE_WIDTH = 256  # columns of `Jacobian.dense`; more only need memory
 
@@ -21,7 +22,8 @@ class Jacobian:
     r"""The Jacobian of f at a batch of points, given by its products.
 
     .. math:: J = \frac{\partial f}{\partial z}, \qquad
-              J x = \frac{d}{dt} f(z + t x) \Big|_{t=0}, \qquad J^\top u = \nabla_z \langle u, f(z) \rangle
+              J x = \frac{d}{dt} f(z + t x) \Big|_{t=0}, \qquad
+              J^\top u = \nabla_z \langle u, f(z) \rangle
 
     ``J @ X`` maps blocks of columns (..., n, m) to (..., N, m), ``J.mT @ U`` maps (..., N, m) to
     (..., n, m), n and N being the numbers of elements of an event and of an output. Leading
@@ -43,17 +45,17 @@ class Jacobian:
             - ``"forward"``: vmap over `torch.func.jvp` and over a retained `torch.func.vjp`.
             - ``"graph"``: the autograd graph of f at every point repeated m times; Jᵀu is one
               backward, J x one backward through the backward. Keeps the activations of b·m points
-              for the two widths m used last.
+              for the two widths m used last (measured: 2.5 times their bytes).
             - ``"tape"``: the tensor operations that remain of such a product when x alone changes,
-              recorded and replayed. Keeps the activations of b points, and per width a list.
+              recorded and replayed. Keeps the activations of b points; of b·m for small blocks.
             - ``"auto"``: by the width m, see below.
-        chunk_size: Columns multiplied at once. By default so many that a block needs 128 MiB of
+        chunk_size: Columns multiplied at once. By default so many that a block needs 64 MiB of
             working memory on the CPU (more is slower), 1 GiB elsewhere: twice the bytes that the
             operations of f return at the b points, per column. Measured: 0.5 to 1.5 times.
-        check: Test f and its derivative at z for what the shapes do not show, at the cost of four
-            evaluations: couplings between items (down to sqrt(eps) of the scale of f), random
-            values, hidden or cut derivatives. A function for which rounding alone moves f(z) by
-            more, by cancellation, must be passed with ``check=False``.
+        check: Test f at z for what the shapes do not show: couplings between items (down to
+            sqrt(eps) of the scale of f), random values, hidden or cut derivatives. This costs one
+            evaluation at 2b points, and one more J x and Jᵀu with the first product. Pass False for
+            an f that rounding alone moves by more, through cancellation.
 
     Raises:
         TypeError: If f returns no tensor of z's dtype or normalises with statistics of the batch
@@ -71,42 +73,46 @@ class Jacobian:
     records this, later ones replay it. Where f does not allow a strategy the next one is tried.
 
     Milliseconds per pair J x, Jᵀu, set-up included, averaged over 20 pairs (float32, one point, one
-    thread of a shared CPU, torch 2.13). ``linearize`` is `torch.func.linearize`, kept: its set-up
-    takes 150 to 400 ms.
+    thread of a shared CPU, torch 2.13); "auto" with the 25 µs per product that the operator itself
+    takes, the others without. ``linearize`` is `torch.func.linearize`, kept for all products: its
+    set-up takes 150 to 400 ms.
 
     ==========================  ====  =======  =======  =========  =======
     f                              m  forward    graph  linearize     auto
     ==========================  ====  =======  =======  =========  =======
-    bottleneck ResNet, R²          1     3.49     0.31      18.0      0.27
-    (4 blocks, hidden 32)         16     3.47     0.33      16.1      0.28
-    .                             64     3.54     0.36      12.0      0.31
-    the same, R⁷⁸⁴, hidden 64      1     3.46     0.41      16.4      0.35
-    .                             16     4.49     0.82      12.6      0.75
-    .                             64     5.60     1.89      17.6      1.85
-    convolutional ResNet,          1     4.03     1.51      10.9      1.00
-    1x16x16, width 16             16     8.70     7.87      20.2      5.14
-    .                             64     20.4     36.0      30.4      15.4
-    DCGAN, 64 -> 1x32x32           1     5.66     1.60      14.8      1.23
-    .                             16     8.07     4.77      12.8      3.59
-    .                             64     14.7     13.0      18.8      9.79
-    DCGAN, 128 -> 3x64x64          1     12.9     6.46      20.9      5.35
-    .                             16     44.3     41.6      50.6      30.0
-    .                             64      109      151       108      99.3
+    bottleneck ResNet on R²        1     3.19     0.30       16.2     0.32
+    (4 blocks, hidden 32)         16     3.36     0.32       16.1     0.35
+    .                             64     3.50     0.37       16.8     0.41
+    the same on R⁷⁸⁴, hidden 64    1     3.44     0.40       16.4     0.42
+    .                             16     4.26     0.79       12.3     0.83
+    .                             64     5.20     1.77       17.7     1.81
+    convolutional ResNet,          1     3.66     1.41       10.3     1.07
+    1x16x16, width 16             16     7.95     7.53       18.5     5.01
+    .                             64     20.0     37.9       26.4     15.4
+    DCGAN, 64 -> 1x32x32           1     5.18     1.51       9.66     1.33
+    .                             16     7.15     4.08       16.9     3.52
+    .                             64     13.7     12.5       21.9     9.36
+    DCGAN, 128 -> 3x64x64          1     11.5     5.49       13.3     4.47
+    .                             16     43.2     46.3       45.5     33.5
+    .                             64      147      180        154     98.0
     ==========================  ====  =======  =======  =========  =======
 
-    For 1, 10, 20 and 40 pairs "auto" took at most 1.2 times what the best strategy took on these
-    maps (m = 1 to 256, both dtypes); for 2 or 3 pairs up to twice, since it then pays for a record
-    that is hardly replayed. An attention block took 1.5 times at m = 1 and 10 pairs.
+    On these maps (m = 1 to 64, both dtypes) the products chosen took at most 1.2 times those of the
+    best strategy for a single pair, 1.1 times for 10, 20 and 40 pairs; up to 2.1 times for 2 or 3,
+    when a record is paid for and hardly replayed. An attention block took 1.5 times as long as its
+    graph for 10 pairs with m = 1.
 
     Example:
         >>> import torch
-        >>> J = Jacobian(lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 0]], -1), torch.tensor([2.0, 3.0]))
+        >>> z = torch.tensor([2.0, 5.0])
+        >>> J = Jacobian(lambda x: x.prod(-1, keepdim=True) * torch.ones(3), z)
         >>> J @ torch.eye(2)
-        tensor([[3., 2.],
-                [1., 0.]])
-        >>> J.mT @ torch.ones(2, 1)
-        tensor([[4.],
-                [2.]])
+        tensor([[5., 2.],
+                [5., 2.],
+                [5., 2.]])
+        >>> J.mT @ torch.ones(3, 1)
+        tensor([[15.],
+                [ 6.]])
     """
 
     def __init__(
@@ -119,14 +125,18 @@ class Jacobian:
         chunk_size: int | None = None,
         check: bool = True,
     ):
-        _check_arguments(f, z, event_dim, method, chunk_size)
+        check_arguments(f, z, event_dim, chunk_size)
+        if method not in METHODS:
+            msg = f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}."
+            raise ValueError(msg)
         self._batch, self._event = z.shape[: z.ndim - event_dim], z.shape[z.ndim - event_dim :]
         with plain_evaluation(z.device):
             points = z.detach().clone().reshape(-1, *self._event)
         self._primal = Primal.evaluate(f, points, check=check)
         self._out = self._primal.value.shape[1:]
         self._state = state(f)
-        self._products: Products = STRATEGIES[method](self._primal)
+        self._versions = [tensor._version for tensor in self._state.values()]
+        self._products: Products = METHODS[method](self._primal)
         self._chunk_size = chunk_size
         self.method = method
         self.shape = torch.Size((*self._batch, math.prod(self._out), math.prod(self._event)))
@@ -154,9 +164,9 @@ class Jacobian:
     def dense(self, *, max_bytes: int | None = None) -> Tensor:
         """J itself, (*batch, N, n): by JVPs of identity columns, or by N VJPs if N < n.
 
-        At 256 columns a block, fewer if memory bounds them, it took at most 1.1 times (attention:
-        1.2) what the best of the strategies and of widths from 8 to 1024 took, for n from 64 to
-        1024; `torch.func.jacfwd` took 1.1 to 5 times as long.
+        Blocks have 256 columns, or fewer if 32 MiB of working memory bound them (measured, for n
+        from 64 to 1024: at most 1.2 times as long as the best strategy with the best width, 1.5
+        times for a float64 convolution; `torch.func.jacfwd` takes 1.04 to 5 times the best).
 
         Args:
             max_bytes: Working memory beside the result; by default as for products.
@@ -164,35 +174,47 @@ class Jacobian:
         N, n = self.shape[-2:]
         b = len(self._primal.z)
         adjoint = n > N  # rows by VJPs rather than columns by JVPs
-        width = min(DENSE_WIDTH, self._width(max_bytes))
+        width = min(DENSE_WIDTH, self._width(max_bytes, CACHE_BYTES // 2))
         identity = torch.eye(min(n, N), dtype=self.dtype, device=self.device)
         rows = self._in_blocks(identity.expand(b, -1, -1), width, adjoint=adjoint)
         rows = rows.reshape(*self._batch, *rows.shape[1:])
         return rows if adjoint else rows.mT
 
     def _multiply(self, X: Tensor, *, adjoint: bool) -> Tensor:
-        """Fold all dimensions of X that are not the batch's own into columns, and multiply."""
-        shape = self.mT.shape if adjoint else self.shape
-        lead = _check_block(X, shape, self.dtype, self.device, "J.mT @ U" if adjoint else "J @ X")
-        rows = X.detach().mT.expand(*lead, *X.mT.shape[-2:])
+        N, n = self.shape[-2:]
+        shape = (*self._batch, n, N) if adjoint else self.shape
+        check_block(X, shape, self.dtype, self.device, "J.mT @ U" if adjoint else "J @ X")
+        rows = X.detach().mT
+        if X.shape[:-2] == self._batch:
+            folded = rows.reshape(len(self._primal.z), *rows.shape[-2:])
+            result = self._in_blocks(folded, self._width(), adjoint=adjoint)
+            result = result.reshape(*rows.shape[:-1], shape[-2])
+        else:
+            result = self._multiply_broadcast(rows, adjoint=adjoint)
+        if result.untyped_storage().data_ptr() == X.untyped_storage().data_ptr():
+            result = result.clone()  # f passes elements through: do not hand out the caller's own
+        return result.mT
+
+    def _multiply_broadcast(self, rows: Tensor, *, adjoint: bool) -> Tensor:
+        """Fold all dimensions of (..., m, n) that are not the batch's own into rows."""
+        lead = torch.broadcast_shapes(rows.shape[:-2], self._batch)
+        rows = rows.expand(*lead, *rows.shape[-2:])
         offset = len(lead) - len(self._batch)
         own = [offset + i for i, size in enumerate(self._batch) if size == lead[offset + i]]
         order = own + [i for i in range(rows.ndim) if i not in own]
         moved = rows.permute(order)
         folded = moved.reshape(len(self._primal.z), -1, rows.shape[-1])
         result = self._in_blocks(folded, self._width(), adjoint=adjoint)
-        if result.untyped_storage().data_ptr() == X.untyped_storage().data_ptr():
-            result = result.clone()  # f passes elements through: do not hand out the caller's own
         inverse = sorted(range(rows.ndim), key=order.__getitem__)
-        return result.reshape(*moved.shape[:-1], shape[-2]).permute(inverse).mT
+        return result.reshape(*moved.shape[:-1], result.shape[-1]).permute(inverse)
 
     def _in_blocks(self, rows: Tensor, width: int, *, adjoint: bool) -> Tensor:
         """(b, m, n) -> (b, m, N), or back for the adjoint, at most ``width`` rows at a time."""
         self._check_state()
-        blocks = _blocks(rows.shape[1], width)
-        if len(blocks) == 1:
+        if 1 <= rows.shape[1] <= width:
             return self._block(rows, adjoint=adjoint)
-        if isinstance(self._products, AutoProducts):
+        blocks = _blocks(rows.shape[1], width)
+        if blocks and isinstance(self._products, AutoProducts):
             self._products.announce("vjp" if adjoint else "jvp", blocks[0].stop)
         size = self.shape[-1] if adjoint else self.shape[-2]
         result = rows.new_empty(*rows.shape[:2], size)
@@ -206,23 +228,25 @@ class Jacobian:
             result = apply(rows.reshape(*rows.shape[:2], *(self._out if adjoint else self._event)))
             return result.reshape(*rows.shape[:2], -1)
 
-    def _width(self, max_bytes: int | None = None) -> int:
+    def _width(self, max_bytes: int | None = None, cache_bytes: int = CACHE_BYTES) -> int:
         """Columns per block: their working memory was at most 1.5 times that of f's results."""
         if max_bytes is None:
             if self._chunk_size is not None:
                 return self._chunk_size
-            max_bytes = CACHE_BYTES if self.device.type == "cpu" else DEVICE_BYTES
+            max_bytes = cache_bytes if self.device.type == "cpu" else DEVICE_BYTES
         return max(1, max_bytes // (2 * self._primal.activation_bytes + 1))
 
     def _check_state(self) -> None:
-        for name, tensor, version in self._state:
-            if tensor._version != version:
-                msg = (
-                    f"{name!r} of f was modified in place after the Jacobian was built (by an "
-                    "optimizer step, or by a layer that updates itself in training mode): build a "
-                    "new Jacobian, or call .eval()."
-                )
-                raise RuntimeError(msg)
+        if [tensor._version for tensor in self._state.values()] == self._versions:
+            return
+        pairs = zip(self._state.items(), self._versions, strict=True)
+        name = next(name for (name, t), version in pairs if t._version != version)
+        msg = (
+            f"{name!r} of f was modified in place after the Jacobian was built (by an optimizer "
+            "step, or by a layer that updates itself in training mode): build a new Jacobian, or "
+            "call .eval()."
+        )
+        raise RuntimeError(msg)
 
 
 class JacobianAdjoint:
@@ -282,60 +306,3 @@ def _blocks(columns: int, width: int) -> list[slice]:
     width = -(-columns // max(1, count))
     starts = [min(i * width, columns - width) for i in range(count)]
     return [slice(start, start + width) for start in starts]
-
-
-def _check_arguments(f: Any, z: Any, event_dim: int, method: str, chunk_size: int | None) -> None:
-    if not callable(f):
-        msg = f"f must be callable, (b, *event) -> (b, *out); got {type(f).__name__}."
-        raise TypeError(msg)
-    if not isinstance(z, Tensor):
-        msg = f"z must be a torch.Tensor (*batch, *event), got {type(z).__name__}."
-        raise TypeError(msg)
-    if z.dtype not in (torch.float32, torch.float64):
-        msg = f"z must be float32 or float64, got {z.dtype}: convert it."
-        raise TypeError(msg)
-    if not 1 <= event_dim <= z.ndim or z.numel() == 0:
-        msg = (
-            "z must have shape (*batch, *event) with event_dim >= 1 dimensions of an event, none "
-            f"of them empty; got shape {tuple(z.shape)} and event_dim={event_dim}."
-        )
-        raise ValueError(msg)
-    if not torch.isfinite(z).all():
-        msg = "z contains NaN or inf: there is no Jacobian there."
-        raise ValueError(msg)
-    if method not in STRATEGIES:
-        msg = f"method must be one of {', '.join(map(repr, STRATEGIES))}; got {method!r}."
-        raise ValueError(msg)
-    if chunk_size is not None and chunk_size < 1:
-        msg = f"chunk_size must be a positive number of columns, or None; got {chunk_size}."
-        raise ValueError(msg)
-
-
-def _check_block(
-    X: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device, product: str
-) -> torch.Size:
-    """The leading dimensions of the product."""
-    name = f"{product}: {product[-1]}"
-    if not isinstance(X, Tensor):
-        msg = f"{name} must be a torch.Tensor (..., {shape[-1]}, m), got {type(X).__name__}."
-        raise TypeError(msg)
-    if X.dtype != dtype:
-        msg = f"{name} is {X.dtype}, the Jacobian is {dtype}: convert one of them."
-        raise TypeError(msg)
-    if X.device != device:
-        msg = f"{name} is on {X.device}, the Jacobian on {device}: move one of them."
-        raise ValueError(msg)
-    if X.ndim < 2 or X.shape[-2] != shape[-1]:
-        msg = (
-            f"{name} must have shape (..., {shape[-1]}, m) to be multiplied by an operator of "
-            f"shape {tuple(shape)}, got {tuple(X.shape)}."
-        )
-        raise ValueError(msg)
-    try:
-        return torch.broadcast_shapes(X.shape[:-2], shape[:-2])
-    except RuntimeError as error:
-        msg = (
-            f"{name} of shape {tuple(X.shape)} does not broadcast against an operator of shape "
-            f"{tuple(shape)}: leading dimensions {tuple(X.shape[:-2])} and {tuple(shape[:-2])}."
-        )
-        raise ValueError(msg) from error

@@ -61,11 +61,12 @@ class Primal:
 
 def plain_evaluation(device: torch.device) -> AbstractContextManager[Any]:
     """Evaluate as written, whatever the caller's modes: no autocast, inference mode or graph."""
+    autocast = torch.is_autocast_enabled(device.type)
+    if not autocast and not torch.is_inference_mode_enabled():
+        return torch.no_grad()
     stack = ExitStack()
-    if torch.is_inference_mode_enabled():
-        stack.enter_context(torch.inference_mode(False))
-    if torch.is_autocast_enabled(device.type):
-        stack.enter_context(torch.autocast(device.type, enabled=False))
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.autocast(device.type, enabled=False))
     stack.enter_context(torch.no_grad())
     return stack
 
@@ -113,13 +114,13 @@ def _modules(f: Any) -> list[tuple[str, nn.Module]]:
     return list(owner.named_modules()) if isinstance(owner, nn.Module) else []
 
 
-def state(f: Any) -> list[tuple[str, Tensor, int]]:
-    """Parameters and buffers of a module, by name, with the number of writes to each so far."""
+def state(f: Any) -> dict[str, Tensor]:
+    """Parameters and buffers, when f is a module or a method of one."""
     owner = f if isinstance(f, nn.Module) else getattr(f, "__self__", None)
     if not isinstance(owner, nn.Module):
-        return []
-    tensors = [*owner.named_parameters(), *owner.named_buffers()]
-    return [(name, t, t._version) for name, t in tensors if not t.is_inference()]
+        return {}
+    tensors = {**dict(owner.named_parameters()), **dict(owner.named_buffers())}
+    return {name: t for name, t in tensors.items() if not t.is_inference()}
 
 
 def _check_batch_statistics(f: Any) -> None:

@@ -217,6 +217,9 @@ class AutoProducts:
     def _apply(self, direction: str, rows: Tensor) -> Tensor:
         width = rows.shape[1]
         first = choice(self.primal, width, self._products[direction, width])
+        self._products[direction, width] += 1
+        if (first, direction, width) in self._worked:
+            return getattr(self._strategies[first], direction)(rows)
         names = [first, *(name for name in self._strategies if name != first)]
         for key in ((name, direction, width) for name in names):
             if key in self._failed:
@@ -224,12 +227,11 @@ class AutoProducts:
             try:
                 result = getattr(self._strategies[key[0]], direction)(rows)
             except RuntimeError as error:
-                if key in self._worked or isinstance(error, StaleError | torch.OutOfMemoryError):
+                if key in self._worked or _is_final(error):
                     raise
                 self._failed[key] = str(error)
             else:
                 self._worked.add(key)
-                self._products[direction, width] += 1
                 return result
         told = dict.fromkeys(self._failed[name, direction, width] for name in names)
         msg = (
@@ -237,6 +239,13 @@ class AutoProducts:
             "the operation named, or give its autograd.Function a differentiable backward."
         )
         raise RuntimeError(msg)
+
+
+def _is_final(error: RuntimeError) -> bool:
+    """Whether another strategy would only hide the error; the last one is autograd's StaleError."""
+    if isinstance(error, StaleError | torch.OutOfMemoryError):
+        return True
+    return "modified by an inplace operation" in str(error)
 
 
 def choice(primal: Primal, width: int, earlier: int) -> str:
@@ -256,7 +265,7 @@ def _tape(primal: Primal) -> Products:
     return TapeProducts(graphs, MappedProducts(graphs))
 
 
-STRATEGIES: dict[str, Callable[[Primal], Products]] = {
+METHODS: dict[str, Callable[[Primal], Products]] = {
     "auto": AutoProducts,
     "forward": ForwardProducts,
     "graph": GraphProducts,
