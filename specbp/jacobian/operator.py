@@ -64,7 +64,8 @@ class Jacobian:
         ValueError: If shapes or devices do not fit, if f(z) is not finite, and if ``check`` finds f
             to couple items, to be random, or to hide its derivative.
         RuntimeError: At a product, if f has no such derivative, or if its parameters were modified
-            in place after J was built.
+            in place after J was built (for a plain function: noticed when a recorded product is
+            repeated).
 
     **The rule of "auto"** looks at the width m and at the bytes that an operation of f returns on
     average at the b points, times m. Up to 96 KiB the overhead of an operation costs more than its

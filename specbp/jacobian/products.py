@@ -185,7 +185,7 @@ class TapeProducts:
 class AutoProducts:
     """The strategy that `choice` names; where f does not allow it, the next one that works.
 
-    A strategy that has worked for blocks of a width is trusted: its later errors are raised.
+    Once the strategy named has worked for blocks of a width, its later errors are raised.
     """
 
     def __init__(self, primal: Primal):
@@ -227,7 +227,7 @@ class AutoProducts:
             try:
                 result = getattr(self._strategies[key[0]], direction)(rows)
             except RuntimeError as error:
-                if key in self._worked or _is_final(error):
+                if _is_final(error):
                     raise
                 self._failed[key] = str(error)
             else:
