@@ -132,6 +132,16 @@ def show_overhead(options: argparse.Namespace) -> int:
     return 1 if worst > 1 else 0
 
 
+def show_products(options: argparse.Namespace) -> int:
+    """Print what each way of multiplying with a Jacobian costs."""
+    for record in timing.products(options.pairs):
+        print(
+            f"{record['network']:20} m = {record['m']:<3} {record['method']:8} "
+            f"{record['milliseconds']:8.2f} ms per pair J x, Jᵀu"
+        )
+    return 0
+
+
 def show_precision(_: argparse.Namespace) -> int:
     """Print what float32 leaves of log det JᵀJ."""
     failed = False
@@ -218,6 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("names", nargs="*", help="networks (default: all)")
     command = add("overhead", show_overhead, "time every estimate against its products alone")
     command.add_argument("--repeats", type=int, default=timing.REPEATS, help="interleaved rounds")
+    command = add("products", show_products, "time the ways of multiplying with a Jacobian")
+    command.add_argument("--pairs", type=int, default=20, help="pairs that share one set-up")
     add("precision", show_precision, "measure float32 against the condition number")
     return parser
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,32 @@ def study(repeats: int = REPEATS) -> Iterator[Record]:
         torch.set_num_threads(threads)
 
 
-def interleaved(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def products(pairs: int = 20, repeats: int = 3) -> Iterator[Record]:
+    """Milliseconds of a pair J x, Jᵀu by each method of `Jacobian`, set-up shared by `pairs`."""
+    for name in ("bottleneck-d2", *NETWORKS, "dcgan-z128"):
+        f = training.build(name, "init", torch.float32)
+        z = training.points(name, 1, torch.float32)[0]
+        for m in (1, 16, 64):
+            candidates = {
+                method: partial(_pairs, f, z, m, pairs, method)
+                for method in ("forward", "graph", "tape", "auto")
+            }
+            for method, seconds in interleaved(candidates, repeats).items():
+                milliseconds = 1e3 * seconds / pairs
+                yield {"network": name, "m": m, "method": method, "milliseconds": milliseconds}
+
+
+def _pairs(f: torch.nn.Module, z: Tensor, m: int, pairs: int, method: str) -> None:
+    J = Jacobian(f, z, event_dim=z.ndim, method=method, check=False)
+    generator = generator_for("timing")
+    X = rademacher(J.shape[-1], m, generator=generator, dtype=J.dtype)
+    U = rademacher(J.shape[-2], m, generator=generator, dtype=J.dtype)
+    for _ in range(pairs):
+        J @ X
+        J.mT @ U
+
+
+def interleaved(candidates: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Median seconds of each candidate, run in turn so that slow moments hit all of them alike."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats + 1):  # the first round warms up

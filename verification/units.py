@@ -105,20 +105,21 @@ class Unit:
 
     @cached_property
     def eps(self) -> float:
-        """Unit roundoff of the precision, doubled."""
+        """Spacing of the precision at 1: twice its unit roundoff."""
         return float(np.finfo(self.dtype).eps)
 
     @cached_property
     def rounding(self) -> float:
         """Largest rounding of the value of one probe, in nats: what D-tier checks allow."""
         n, lam = self.case.n, self.view.eigenvalues
-        size = max(float(np.abs(self.contract(lam)).max()), 1.0)
+        size = float(np.abs(self.contract(np.concatenate([lam, self.interval]))).max())
         if self.method.claims.expectation in ("quadrature", "exact"):
             # Ritz values move by a few eps |A|, which log amplifies near the smallest one (on J the
             # same holds for singular values); k terms of the size of log are summed.
             terms = self.config.get("num_steps", 1) * size
-            return 8 * self.eps * n * (self.amplification + terms)
-        return 50 * (self.config.get("degree", 1) + 1) * self.eps * n * size
+            return 8 * self.eps * n * (self.amplification + max(terms, 1.0))
+        unit_roundoff = self.eps / 2
+        return 50 * (self.config.get("degree", 1) + 1) * unit_roundoff * n * size
 
     @property
     def amplification(self) -> float:

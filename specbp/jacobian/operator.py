@@ -74,9 +74,9 @@ class Jacobian:
     records this, later ones replay it. Where f does not allow a strategy the next one is tried.
 
     Milliseconds per pair J x, Jᵀu, set-up included, averaged over 20 pairs (float32, one point, one
-    thread of a shared CPU, torch 2.13); "auto" with the 25 µs per product that the operator itself
-    takes, the others without. ``linearize`` is `torch.func.linearize`, kept for all products: its
-    set-up takes 150 to 400 ms.
+    thread of a shared CPU, torch 2.13; `python -m verification products` measures the like on your
+    machine); "auto" with the 25 µs per product that the operator itself takes, the others without.
+    ``linearize`` is `torch.func.linearize`, kept for all products: its set-up takes 150 to 400 ms.
 
     ==========================  ====  =======  =======  =========  =======
     f                              m  forward    graph  linearize     auto
