@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -155,21 +155,35 @@ def from_samples(
         2.0000 ± 1.0000
     """
     y = samples.double()
-    m = y.shape[-1]
     if status is None:
         status = torch.zeros(y.shape, dtype=torch.int64, device=y.device)
+    if not bool((status != 0).any() | ~torch.isfinite(y).all()):
+        return _sound(y, status, num_matvecs, lower, upper)
     unexplained = ~torch.isfinite(y) & ((status & int(FAILURES | Status.SINGULAR)) == 0)
     status = status | unexplained * int(Status.NONFINITE)
     y = y.masked_fill((status & int(Status.SINGULAR)) != 0, -torch.inf)
     y = y.masked_fill((status & int(FAILURES)) != 0, torch.nan)
-    error = y.std(-1) / m**0.5 if m > 1 else torch.full_like(y[..., 0], torch.nan)
+    found = _sound(y, union(status).unsqueeze(-1), num_matvecs, lower, upper)
+    known = torch.isfinite(found.value)
+    return replace(
+        found,
+        lower=torch.where(known, found.lower, -torch.inf),
+        upper=torch.where(known, found.upper, torch.inf),
+    )
+
+
+def _sound(
+    y: Tensor, status: Tensor, num_matvecs: float, lower: Tensor | None, upper: Tensor | None
+) -> Estimate:
+    """The estimate, with the status of its first probe for that of all."""
+    value, m = y.mean(-1), y.shape[-1]
     return Estimate(
-        value=y.mean(-1),
-        standard_error=error,
+        value=value,
+        standard_error=y.std(-1) / m**0.5 if m > 1 else torch.full_like(value, torch.nan),
         num_matvecs=num_matvecs,
-        lower=_mean_bound(lower, y, -torch.inf),
-        upper=_mean_bound(upper, y, torch.inf),
-        status=union(status),
+        lower=_mean_bound(lower, value, -torch.inf),
+        upper=_mean_bound(upper, value, torch.inf),
+        status=status[..., 0],
         samples=y,
     )
 
@@ -189,8 +203,5 @@ def without_probes(value: Tensor, *, num_matvecs: float, status: Tensor) -> Esti
     )
 
 
-def _mean_bound(bound: Tensor | None, samples: Tensor, unknown: float) -> Tensor:
-    if bound is None:
-        return torch.full_like(samples[..., 0], unknown)
-    known = torch.isfinite(samples).all(-1)
-    return torch.where(known, bound.double().mean(-1), unknown)
+def _mean_bound(bound: Tensor | None, value: Tensor, unknown: float) -> Tensor:
+    return torch.full_like(value, unknown) if bound is None else bound.double().mean(-1)
