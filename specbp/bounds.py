@@ -80,8 +80,8 @@ def power_method(A: LinearOperator, start: Tensor, num_steps: int) -> Tensor:
 
     .. math:: u \leftarrow A u / |A u|, \qquad \hat\lambda = u^\top A u \le \lambda_{\max}
 
-    After 10 products it is typically 1 to 5 % low, which is fatal for a Chebyshev expansion that
-    takes it for an upper bound: the polynomial explodes beyond its interval.
+    It is low after any number of products, which is fatal for a Chebyshev expansion that takes it
+    for an upper bound: the polynomial explodes beyond its interval.
 
     Args:
         A: Symmetric operator (..., n, n).

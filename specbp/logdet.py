@@ -75,8 +75,8 @@ def golub_kahan_logdet(
               |x|^2 \sum_{j=1}^k (v_j^\top e_1)^2 \, 2 \log \sigma_j(B_k), \qquad J V_k = U_k B_k
 
     Equal to `slq_logdet` on JᵀJ in exact arithmetic and at the same cost; in float32 it stays
-    accurate up to cond(JᵀJ) ≈ 1e8 and beyond, where Lanczos on JᵀJ meets negative Ritz values. The
-    value carries no gradient.
+    accurate up to cond(JᵀJ) ≈ 1e8, where Lanczos on JᵀJ meets negative Ritz values. The value
+    carries no gradient.
 
     Args:
         J: Operator or tensor (..., N, n), N ≥ n, with adjoint `.mT`, float32 or float64.
