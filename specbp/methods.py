@@ -26,6 +26,8 @@ class Claims:
         additive: The estimate is the mean of per-probe values, so one block of probes can be cut
             into estimates of any smaller number of probes.
         matvecs: Products with A for m probes, as a function of (n, m, config).
+        differentiable: `torch.autograd` through the value gives the derivative of the estimate, its
+            probes and its interval held fixed.
         gated: False for a method kept as a baseline, whose failures are shown and not judged.
     """
 
@@ -34,6 +36,7 @@ class Claims:
     bracket: tuple[Literal["lower", "upper"], ...] = ()
     calibrated: bool = True
     additive: bool = True
+    differentiable: bool = False
     gated: bool = True
 
 
@@ -144,7 +147,12 @@ METHODS: dict[str, Method] = {
             estimand="logdet",
             summary="Chebyshev expansion on a known interval, two moments a product",
             source="Han, Malioutov & Shin 2015",
-            claims=Claims("tr p(A)", matvecs=_half_degree, bracket=("lower", "upper")),
+            claims=Claims(
+                "tr p(A)",
+                matvecs=_half_degree,
+                bracket=("lower", "upper"),
+                differentiable=True,
+            ),
             config={"degree": 40},
             needs=("interval",),
         ),
@@ -155,7 +163,7 @@ METHODS: dict[str, Method] = {
             estimand="logdet",
             summary="Taylor series at a known upper bound; over-estimates",
             source="Boutsidis et al. 2017",
-            claims=Claims("tr p(A)", matvecs=_half_degree, bracket=("upper",)),
+            claims=Claims("tr p(A)", matvecs=_half_degree, bracket=("upper",), differentiable=True),
             config={"degree": 40},
             needs=("upper",),
         ),
@@ -188,7 +196,7 @@ METHODS: dict[str, Method] = {
             estimand="trace",
             summary="tr A from one product a probe",
             source="Hutchinson 1990",
-            claims=Claims("tr A", matvecs=lambda _n, m, _c: m),
+            claims=Claims("tr A", matvecs=lambda _n, m, _c: m, differentiable=True),
         ),
     )
 }

@@ -95,12 +95,13 @@ def _spectral(case_id: str, eigenvalues: torch.Tensor, basis: str, dtype: torch.
     generator = generator_for("case", case_id)
     # At n = 1024 the basis is implicit: products and certificate stay cheap.
     if basis == "haar" and n < 1024:
-        return _dense_spectral(eigenvalues, matrices.haar(n, generator=generator), dtype)
+        return dense_spectral(eigenvalues, matrices.haar(n, generator=generator), dtype)
     reflectors = matrices.random_householder(n, min(n, 32), generator=generator)
     return _implicit_spectral(eigenvalues, reflectors, dtype)
 
 
-def _dense_spectral(eigenvalues: torch.Tensor, Q: torch.Tensor, dtype: torch.dtype) -> Problem:
+def dense_spectral(eigenvalues: torch.Tensor, Q: torch.Tensor, dtype: torch.dtype) -> Problem:
+    """Explicit A = QΛQᵀ and J = Λ^½ Qᵀ."""
     A = (Q * eigenvalues) @ Q.mT
     J = eigenvalues.sqrt().unsqueeze(-1) * Q.mT
     return Problem({**_dense_views(((A + A.mT) / 2).to(dtype)), "J": _factor_view(J.to(dtype))})

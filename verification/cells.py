@@ -14,8 +14,8 @@ from torch import Tensor
 
 from specbp import Estimate, Status, exact
 from specbp.estimate import FAILURES, from_samples
-from verification import checks
-from verification.checks import Check, Level
+from specbp.testing import outcome, sampling
+from specbp.testing.outcome import Check, Level
 from verification.store import Record
 from verification.units import MARGINS, PROBE_COUNTS, VACUOUS, Oracle, Unit
 
@@ -202,13 +202,13 @@ def _judged(
 ) -> Check:
     """A deterministic check, or its report where a failure is a documented limitation."""
     if unit.documented:
-        return checks.reported(name, claim, error, limit, unit.documented)
-    return checks.within(name, claim, error, limit, unit_of_error)
+        return outcome.reported(name, claim, error, limit, unit.documented)
+    return outcome.within(name, claim, error, limit, unit_of_error)
 
 
 def _probe_check(unit: Unit, error: float) -> Check:
     claim = "each probe agrees with xᵀp(A)x to 50 (d+1) u |p| |x|²"
-    return checks.within("probe", claim, error, unit.rounding)
+    return outcome.within("probe", claim, error, unit.rounding)
 
 
 def _rule_check(unit: Unit, oracle: Oracle, samples: np.ndarray) -> Check:
@@ -220,7 +220,7 @@ def _rule_check(unit: Unit, oracle: Oracle, samples: np.ndarray) -> Check:
     claim = "each probe agrees with its Gauss rule to rounding"
     if unit.rounding > VACUOUS * unit.case.n:
         reason = f"the limit exceeds {VACUOUS:.0%} of a nat for each dimension"
-        return checks.reported("probe", claim, error, unit.rounding, reason)
+        return outcome.reported("probe", claim, error, unit.rounding, reason)
     return _judged(unit, "probe", claim, error, unit.rounding)
 
 
@@ -251,7 +251,7 @@ def _aggregation(unit: Unit, direct: Estimate, samples: np.ndarray, m: int) -> l
     claimed = unit.method.claims.matvecs(unit.case.n, m, unit.config)
     cost = abs(direct.num_matvecs - claimed)
     same = _judged(unit, "aggregation", claim, gap, 2 * unit.rounding)
-    products = checks.within("matvecs", "counted products are those claimed", cost, 0, "products")
+    products = outcome.within("matvecs", "counted products are those claimed", cost, 0, "products")
     return [same, products]
 
 
@@ -269,13 +269,13 @@ def _random_checks(
     # The variance of a quadrature is that of log A only as far as its truncation is small.
     closed_form = unit.method.claims.expectation != "quadrature"
     if m == 1:
-        found = [checks.mean(samples, expected, law, level("mean"))]
+        found = [sampling.mean(samples, expected, law, level("mean"))]
         if closed_form:
-            found.append(checks.variance(samples, expected, law, level("variance")))
+            found.append(sampling.variance(samples, expected, law, level("variance")))
         return found
     if closed_form and unit.method.claims.calibrated:
         squares = cell.standard_error.numpy() ** 2
-        return [checks.error_bars(squares, law, m, level("se"))]
+        return [sampling.error_bars(squares, law, m, level("se"))]
     return []
 
 
@@ -291,9 +291,9 @@ def _statistics(
     found = {
         "sd_exact": sd_exact,
         "mean": float(windows.mean()),
-        "mean_ci": checks.interval_of_mean(windows, sd_exact),
+        "mean_ci": sampling.interval_of_mean(windows, sd_exact),
         "sd": float(np.sqrt(np.mean(deviation**2))),
-        "sd_ci": checks.interval_of_sd(values, exact.Moments(expected, *_central(law, m))),
+        "sd_ci": sampling.interval_of_sd(values, exact.Moments(expected, *_central(law, m))),
         "rmse": float(np.sqrt(np.mean((values - truth) ** 2))),
         "z": float((windows.mean() - expected) / (sd_exact / len(windows) ** 0.5)) if one else None,
         "var_ratio": float(np.mean(deviation**2)) / sd_exact**2 if one else None,
@@ -325,4 +325,4 @@ def _name(flags: Status) -> str:
 
 def _outcome(unit: Unit, found: list[Check]) -> Record:
     gated = not unit.documented
-    return {"checks": [asdict(c) for c in found], "verdict": checks.worst(found, gated=gated)}
+    return {"checks": [asdict(c) for c in found], "verdict": outcome.worst(found, gated=gated)}

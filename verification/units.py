@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,11 @@ from specbp import Estimate, exact, generator_for, rademacher
 from specbp.methods import Method
 from verification.cases import Case, View
 from verification.store import Record
+from verification.subjects import ScalarFunction, Subject, from_method, interval
 
 PROBE_COUNTS = (1, 4, 16, 64)
 WIDEST = max(PROBE_COUNTS)
 LAW = "rademacher"
-SLACK = 0.01  # a user's bound of the spectrum is never exact: ours are 1 % wide
 VACUOUS = 0.02  # nats for each dimension: a wider limit on rounding judges nothing
 MARGINS = {"mean": 0.5, "variance": 0.5, "se": 0.5}
 
@@ -70,38 +70,29 @@ class Unit:
     alpha: float
 
     @cached_property
+    def subject(self) -> Subject:
+        """The method as the checks see it."""
+        return from_method(self.method)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """The spectral interval handed to methods that need one."""
-        lam = self.view.eigenvalues
-        return float(lam.min()) * (1 - SLACK), float(lam.max()) * (1 + SLACK)
+        return interval(self.view)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """Arguments that name the method in reports."""
-        config = dict(self.method.config)
-        for key in ("num_steps", "power_steps"):
-            if key in config:
-                config[key] = min(config[key], self.case.n)
-        return config
+        return self.subject.configured(self.case.n)
 
     @cached_property
     def estimate(self) -> Callable[..., Estimate]:
         """The estimator with all keyword arguments."""
-        a, b = self.interval
-        known = {"interval": (a, b), "lower": a, "upper": b}
-        return partial(
-            self.method.estimate, **self.config, **{key: known[key] for key in self.method.needs}
-        )
+        return self.subject.bound(self.view)
 
     @cached_property
-    def contract(self) -> Callable[[np.ndarray], np.ndarray]:
+    def contract(self) -> ScalarFunction:
         """f such that the estimate of one probe is xᵀf(A)x, exactly or up to quadrature."""
-        a, b = self.interval
-        if self.method.name == "taylor":
-            return exact.taylor_log(self.config["degree"], b)
-        if self.method.claims.expectation == "tr p(A)":
-            return exact.chebyshev_log(self.config["degree"], (a, b))
-        return np.log if self.method.estimand == "logdet" else np.asarray
+        return self.subject.contract(self.view)
 
     @cached_property
     def eps(self) -> float:
@@ -111,21 +102,7 @@ class Unit:
     @cached_property
     def rounding(self) -> float:
         """Largest rounding of the value of one probe, in nats: what D-tier checks allow."""
-        n, lam = self.case.n, self.view.eigenvalues
-        size = float(np.abs(self.contract(np.concatenate([lam, self.interval]))).max())
-        if self.method.claims.expectation in ("quadrature", "exact"):
-            # Ritz values move by a few eps |A|, which log amplifies near the smallest one (on J the
-            # same holds for singular values); k terms of the size of log are summed.
-            terms = self.config.get("num_steps", 1) * size
-            return 8 * self.eps * n * (self.amplification + max(terms, 1.0))
-        unit_roundoff = self.eps / 2
-        return 50 * (self.config.get("degree", 1) + 1) * unit_roundoff * n * size
-
-    @property
-    def amplification(self) -> float:
-        """Condition number of what the method works on: J or A."""
-        cond = self.view.truth.cond
-        return cond**0.5 if self.method.on == "J" else cond
+        return self.subject.rounding(self.view)
 
     @property
     def documented(self) -> str:

@@ -1,68 +1,18 @@
-"""One function for each claim of the methods table: what was measured against what was promised.
+"""Random checks of fixed size: mean, variance and error bars against exact references.
 
-Every check states its statistic, the reference, the p-value and level where chance plays a part,
-and the smallest effect it detects with probability 0.95. A pass that could not have seen an effect
-of the size of its margin is INCONCLUSIVE, never green.
+The moments of the law are known exactly (`specbp.exact.moments`), so no test estimates the variance
+it divides by; p-values are corrected for skewness and kurtosis.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from specbp.exact import Moments
-
-PASS, FAIL, INCONCLUSIVE, REPORTED = "PASS", "FAIL", "INCONCLUSIVE", "REPORTED"
-POWER = 0.95
-
-
-@dataclass(frozen=True)
-class Check:
-    """Outcome of one check; `p`, `alpha`, `detectable` are None where nothing is random."""
-
-    name: str
-    claim: str
-    verdict: str
-    statistic: float
-    reference: float
-    message: str
-    p: float | None = None
-    alpha: float | None = None
-    detectable: float | None = None
-    margin: float | None = None
-
-
-def worst(checks: list[Check], *, gated: bool = True) -> str:
-    """Verdict of a cell: its worst check, or REPORTED for a method that is shown and not judged."""
-    if not gated:
-        return REPORTED
-    verdicts = {check.verdict for check in checks}
-    return next((v for v in (FAIL, INCONCLUSIVE, PASS) if v in verdicts), REPORTED)
-
-
-def within(name: str, claim: str, error: float, limit: float, unit: str = "nats") -> Check:
-    """Deterministic: |error| ≤ limit, NaN fails."""
-    verdict = PASS if error <= limit else FAIL
-    message = f"largest error {error:.3g} {unit}, limit {limit:.3g}"
-    return Check(name, claim, verdict, error, 0.0, message, margin=limit)
-
-
-def reported(name: str, claim: str, error: float, limit: float, reason: str) -> Check:
-    """A documented limitation: measured, shown, not judged."""
-    message = f"measured {error:.3g}, not judged: {reason}"
-    return Check(name, claim, REPORTED, error, 0.0, message, margin=limit)
-
-
-@dataclass(frozen=True)
-class Level:
-    """How a random check is judged: level, margin, and the rounding of one value in nats."""
-
-    alpha: float
-    margin: float
-    rounding: float
+from specbp.testing.outcome import POWER, Check, Level, judged, within
 
 
 def mean(values: np.ndarray, expected: float, law: Moments, level: Level) -> Check:
@@ -77,7 +27,17 @@ def mean(values: np.ndarray, expected: float, law: Moments, level: Level) -> Che
     z = float((values.mean() - expected) / (sd / math.sqrt(R)))
     p = normal_p(cornish_fisher(z, law.averaged(R)))
     detectable = _shift(level.alpha) / math.sqrt(R)
-    return _random("mean", claim, z, 0.0, p, detectable, level, "z; effects in sd of one value")
+    return judged(
+        "mean",
+        claim,
+        z,
+        0.0,
+        p=p,
+        detectable=detectable,
+        level=level,
+        size=R,
+        unit="z; effects in sd of one value",
+    )
 
 
 def variance(values: np.ndarray, expected: float, law: Moments, level: Level) -> Check:
@@ -94,7 +54,17 @@ def variance(values: np.ndarray, expected: float, law: Moments, level: Level) ->
     nu = _freedom(R, law)
     p = 2 * min(stats.chi2.cdf(nu * ratio, nu), stats.chi2.sf(nu * ratio, nu))
     upper = stats.chi2.isf(level.alpha / 2, nu) / stats.chi2.isf(POWER, nu)
-    return _random("variance", claim, ratio, 1.0, p, upper - 1, level, "ratio")
+    return judged(
+        "variance",
+        claim,
+        ratio,
+        1.0,
+        p=p,
+        detectable=upper - 1,
+        level=level,
+        size=R,
+        unit="ratio",
+    )
 
 
 def error_bars(squared_errors: np.ndarray, law: Moments, m: int, level: Level) -> Check:
@@ -110,7 +80,17 @@ def error_bars(squared_errors: np.ndarray, law: Moments, m: int, level: Level) -
     ratio = float(squared_errors.mean() / (law.variance / m))
     sd = math.sqrt(max(law.excess_kurtosis / m + 2 / (m - 1), 1e-12) / R)
     p = normal_p((ratio - 1) / sd)
-    return _random("se", claim, ratio, 1.0, p, sd * _shift(level.alpha), level, "ratio")
+    return judged(
+        "se",
+        claim,
+        ratio,
+        1.0,
+        p=p,
+        detectable=sd * _shift(level.alpha),
+        level=level,
+        size=R,
+        unit="ratio",
+    )
 
 
 def _freedom(R: int, law: Moments) -> float:
@@ -149,22 +129,3 @@ def interval_of_sd(values: np.ndarray, law: Moments, level: float = 0.99) -> lis
     square = float(np.mean((values - law.mean) ** 2)) * nu
     tail = (1 - level) / 2
     return [math.sqrt(square / stats.chi2.isf(q, nu)) for q in (tail, 1 - tail)]
-
-
-def _random(
-    name: str,
-    claim: str,
-    statistic: float,
-    reference: float,
-    p: float,
-    detectable: float,
-    level: Level,
-    unit: str,
-) -> Check:
-    p, detectable, alpha, margin = float(p), float(detectable), level.alpha, level.margin
-    verdict = FAIL if not p > alpha else PASS if detectable <= margin else INCONCLUSIVE
-    message = (
-        f"{statistic:.4g} against {reference:g} ({unit}), p = {p:.3g}, level {alpha:.2g}; "
-        f"detects {detectable:.3g} with probability {POWER}, margin {margin:g}"
-    )
-    return Check(name, claim, verdict, statistic, reference, message, p, alpha, detectable, margin)

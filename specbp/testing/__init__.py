@@ -1,0 +1,1 @@
+"""The statistical kit: designs, exact moments, tests with stated error rates, for any pytest."""

@@ -1,0 +1,161 @@
+"""What is judged: an estimator with the law of its probes and its claims, or a black box.
+
+A `Subject` is an estimator split as the checks need it: a deterministic functional of the probes
+(`estimate`), the sampler that draws them, and what both promise. The rows of the methods table are
+subjects; so is a wrong estimator that keeps the claims of the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specbp import Estimate, exact, probes
+from specbp.methods import Claims, Method
+from specbp.probes import Sampler
+from verification.cases import View
+
+SLACK = 0.01  # a user's bound of the spectrum is never exact: ours are 1 % wide
+ScalarFunction = Callable[[np.ndarray], np.ndarray]
+Gradient = Literal["derivative", "solve"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An estimator under test.
+
+    Attributes:
+        name: Short name.
+        estimate: `(operator, probes, **config, **arguments(view)) -> Estimate`; without probes
+            where `claims.expectation` is "exact".
+        on: View of a problem it is applied to: "A", "J" or "dense A".
+        estimand: "logdet" or "trace".
+        claims: What it promises (`specbp.methods.Claims`).
+        config: Arguments that do not depend on the matrix.
+        arguments: Arguments that do, such as a spectral interval.
+        contract: The f with E[estimate] = tr f(A) and, where `claims.additive`, one probe's value
+            xᵀf(A)x: exactly for "tr p(A)" and "tr A", up to quadrature for "quadrature".
+        sampler: Draws the probes.
+        law: The law that the sampler promises: "rademacher", "gaussian", "sphere", or
+            "orthogonal".
+        gradient: None if it has none; "derivative" if autograd differentiates xᵀf(A)x, whose
+            matrix is the Fréchet derivative; "solve" if it forms xᵀf'(A) dA x.
+        outcomes: For estimators with further randomness (a random degree): all outcomes on a view,
+            values (R,) and weights (R,), weights summing to 1.
+    """
+
+    name: str
+    estimate: Callable[..., Estimate]
+    on: Literal["A", "J", "dense A"]
+    estimand: Literal["logdet", "trace"]
+    claims: Claims
+    config: dict[str, Any] = field(default_factory=dict)
+    arguments: Callable[[View], dict[str, Any]] = lambda _view: {}
+    contract: Callable[[View], ScalarFunction] = lambda _view: np.log
+    sampler: Sampler = probes.rademacher
+    law: str = "rademacher"
+    gradient: Gradient | None = None
+    outcomes: Callable[[View], tuple[Tensor, Tensor]] | None = None
+
+    def configured(self, n: int) -> dict[str, Any]:
+        """`config`, with Krylov dimensions that an n × n matrix has."""
+        steps = ("num_steps", "power_steps")
+        return {k: min(v, n) if k in steps else v for k, v in self.config.items()}
+
+    def bound(self, view: View) -> Callable[..., Estimate]:
+        """The estimator as `(operator, probes) -> Estimate`, all arguments those of the view."""
+        n = view.operator.shape[-1]
+        return partial(self.estimate, **self.configured(n), **self.arguments(view))
+
+    def call(self, view: View, X: Tensor) -> Estimate:
+        """Estimate with the probes X (..., n, m), in the dtype of the view's operator."""
+        return self.bound(view)(view.operator, X.to(view.operator.dtype))
+
+    def draw(
+        self, n: int, m: int, *, generator: torch.Generator, batch_shape: Sequence[int] = ()
+    ) -> Tensor:
+        """Probes (*batch_shape, n, m) from the sampler, float64."""
+        return self.sampler(n, m, generator=generator, batch_shape=batch_shape)
+
+    def oracle(self, view: View, X: Tensor) -> np.ndarray | None:
+        """Value of every probe of X (n, P) by an independent algorithm, None where none is known.
+
+        xᵀf(A)x from the eigendecomposition, or the k-point Gauss rule of its measure.
+        """
+        if not self.claims.additive or self.claims.expectation == "exact":
+            return None
+        columns = X.double().numpy()
+        if self.claims.expectation == "quadrature":
+            steps = self.configured(len(columns))["num_steps"]
+            return exact.slq_value(view.eigenvalues, view.eigenvectors, columns, steps, np.log)
+        weights = (view.eigenvectors.T @ columns) ** 2
+        return self.contract(view)(view.eigenvalues) @ weights
+
+    def form(self, view: View) -> np.ndarray:
+        """The matrix B = f(A) of the contract, (n, n): one probe's value is xᵀBx."""
+        return exact.matrix_function(view.eigenvalues, view.eigenvectors, self.contract(view))
+
+    def expected(self, view: View) -> float:
+        """tr f(A): the expectation of the estimate."""
+        return float(self.contract(view)(view.eigenvalues).sum())
+
+    def rounding(self, view: View) -> float:
+        """Largest rounding of the value of one probe, in nats: what deterministic checks allow."""
+        eps = torch.finfo(view.operator.dtype).eps
+        n, lam = view.operator.shape[-1], view.eigenvalues
+        config, known = self.configured(n), self.arguments(view)
+        ends = [float(v) for v in np.ravel(list(known.values())) if v is not None]
+        size = float(np.abs(self.contract(view)(np.concatenate([lam, ends]))).max())
+        if self.claims.expectation in ("quadrature", "exact"):
+            # Ritz values move by a few eps |A|, which log amplifies near the smallest one (on J the
+            # same holds for singular values); k terms of the size of log are summed.
+            terms = config.get("num_steps", 1) * size
+            return 8 * eps * n * (self.amplification(view) + max(terms, 1.0))
+        return 50 * (config.get("degree", 1) + 1) * (eps / 2) * n * size
+
+    def amplification(self, view: View) -> float:
+        """Condition number of what the method works on: J or A."""
+        cond = view.truth.cond
+        return cond**0.5 if self.on == "J" else cond
+
+
+def interval(view: View) -> tuple[float, float]:
+    """The spectral interval handed to methods that need one."""
+    lam = view.eigenvalues
+    return float(lam.min()) * (1 - SLACK), float(lam.max()) * (1 + SLACK)
+
+
+def from_method(method: Method) -> Subject:
+    """A row of the methods table as a subject."""
+    return Subject(
+        name=method.name,
+        estimate=method.estimate,
+        on=method.on,
+        estimand=method.estimand,
+        claims=method.claims,
+        config=dict(method.config),
+        arguments=partial(_known, method),
+        contract=partial(_contract, method),
+        gradient="derivative" if method.claims.differentiable else None,
+    )
+
+
+def _known(method: Method, view: View) -> dict[str, Any]:
+    a, b = interval(view)
+    known = {"interval": (a, b), "lower": a, "upper": b}
+    return {key: known[key] for key in method.needs}
+
+
+def _contract(method: Method, view: View) -> ScalarFunction:
+    a, b = interval(view)
+    if method.name == "taylor":
+        return exact.taylor_log(method.config["degree"], b)
+    if method.claims.expectation == "tr p(A)":
+        return exact.chebyshev_log(method.config["degree"], (a, b))
+    return np.log if method.estimand == "logdet" else np.asarray
