@@ -21,7 +21,7 @@ from verification.report import markdown, page, summary
 from verification.report.records import Records, sort_by_kind, strict, to_json_lines
 
 Record = dict[str, Any]
-NAMES = ["index.html", "records.jsonl", "report.md"]
+NAMES = ["index.html", "records.jsonl", "report.md", "suite.html"]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -146,7 +146,7 @@ def test_page_is_well_formed_and_loads_nothing(html: str) -> None:
         if target.startswith("#"):
             assert target[1:] in found.ids
         else:
-            assert target in ("records.jsonl", "report.md") or target.startswith("data:")
+            assert target in NAMES or target.startswith("data:")
 
 
 def test_headings_are_in_order_and_every_image_says_what_it_shows(html: str) -> None:

@@ -1,4 +1,4 @@
-"""The accuracy report: an HTML page, a Markdown summary and the records, from one list of records.
+"""The accuracy report: two HTML pages, a Markdown summary, and the records they come from.
 
 from verification import report
 report.write(records, Path("reports/accuracy"))
@@ -19,10 +19,10 @@ __all__ = ["explain", "methods_table", "update_readme", "write"]
 
 
 def write(records: Sequence[Record], out: Path) -> Path:
-    """Write index.html, report.md and records.jsonl.
+    """Write index.html, suite.html, report.md and records.jsonl.
 
     Everything is rendered before the first byte is written, and the files are renamed into place
-    when all three are complete: an error on the way leaves an older report as it was. The files
+    when all are complete: an error on the way leaves an older report as it was. The files
     are a function of the records alone.
 
     Args:
@@ -43,6 +43,7 @@ def write(records: Sequence[Record], out: Path) -> Path:
         out / "records.jsonl": to_json_lines(records),
         out / "report.md": markdown.render(by_kind),
         index: page.render(by_kind),
+        out / "suite.html": page.render_suite(by_kind),
     }
     out.mkdir(parents=True, exist_ok=True)
     replace_files(contents)

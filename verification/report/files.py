@@ -8,6 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
+def read_style() -> str:
+    """The style sheet that every page carries within itself."""
+    return (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+
+
 def replace_files(contents: Mapping[Path, str]) -> None:
     """Write every text under a temporary name beside its target, then rename them all.
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import jinja2
 
-from verification.report import decomposition, derive, figures, summary, tables
+from verification.report import decomposition, derive, figures, suite, summary, tables
+from verification.report.files import read_style
 from verification.report.records import Records
 from verification.report.text import listed, plural, sig
 from verification.report.verdicts import ORDER, SYMBOL, effect_text, underpowered
@@ -25,19 +26,23 @@ _FAMILY = {
 
 def render(records: Records) -> str:
     """The whole page, a function of the records alone."""
-    return _template().render(**_context(records))
+    return _templates().get_template("template.html.j2").render(**_context(records))
+
+
+def render_suite(records: Records) -> str:
+    """The page on the suite itself."""
+    return _templates().get_template("suite.html.j2").render(**suite.context(records))
 
 
 @cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html.j2")
 
 
 def _context(records: Records) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def _context(records: Records) -> dict[str, Any]:
     columns, rows = summary.grid(records)
     head = summary.headline(records)
     return {
-        "css": (_HERE / "style.css").read_text(encoding="utf-8"),
+        "css": read_style(),
         "headline": head,
         "symbol": SYMBOL,
         "columns": columns,
@@ -55,7 +60,7 @@ def _context(records: Records) -> dict[str, Any]:
         "badge": tables.badge,
         "code": tables.code,
         "breakable": tables.breakable,
-        "facts": summary.facts(records),
+        "facts": [*summary.facts(records), *suite.facts(records)],
         "provenance_line": summary.provenance_line(records.run),
         "legend": [tables.badge(verdict) for verdict in ORDER],
         "exceptions": _exceptions(records, anchors),
@@ -73,6 +78,7 @@ def _context(records: Records) -> dict[str, Any]:
         "cost": figures.cost_figure(records.timing),
         "precision": tables.precision_table(records.precision) if records.precision else None,
         "precision_figure": figures.precision_figure(records.precision, methods),
+        "families_over_grid": tables.family_table(records.families) if records.families else None,
         "blind": blind_spots(records),
         "power": tables.power_table(cells, anchors),
         "provenance": [tables.provenance_table(run) for run in records.provenance],
@@ -185,6 +191,9 @@ def _missing_kinds(records: Records) -> list[str]:
         "cost overhead": records.timing,
         "float32 robustness": records.precision,
         "provenance": records.provenance,
+        "kill matrix": records.faults,
+        "false alarms": records.control,
+        "mutants": records.mutation,
     }
     return [name for name, found in kinds.items() if not found]
 

@@ -82,6 +82,10 @@ class Records:
     provenance: list[Record] = field(default_factory=list)
     timing: list[Record] = field(default_factory=list)
     precision: list[Record] = field(default_factory=list)
+    families: list[Record] = field(default_factory=list)
+    faults: list[Record] = field(default_factory=list)
+    control: list[Record] = field(default_factory=list)
+    mutation: list[Record] = field(default_factory=list)
     others: list[Record] = field(default_factory=list)
 
     @property
@@ -111,6 +115,10 @@ _FIELD = {
     "provenance": "provenance",
     "timing": "timing",
     "precision": "precision",
+    "family": "families",
+    "fault": "faults",
+    "control": "control",
+    "mutation": "mutation",
 }
 
 

@@ -241,3 +241,23 @@ def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return MISSING if value is None else sig(value, 6) if isinstance(value, float) else str(value)
+
+
+def family_table(families: Sequence[Record]) -> Table:
+    """What many cells see together."""
+    head = ["method", "dtype", "statistic", "cells", "verdict"]
+    head += ["p of Holm", "Stouffer", "spread", "level", "common shift seen", "worst cell"]
+    rows = [
+        [
+            breakable(str(f["method"])),
+            str(f["dtype"]),
+            str(f["statistic"]),
+            whole(f["cells"]),
+            badge(f["verdict"]),
+            *numbers(*(sig(f[k]) for k in ("holm", "stouffer", "spread", "alpha", "shift"))),
+            code(str(f["worst"])),
+        ]
+        for f in sorted(families, key=lambda f: (method_rank(f["method"]), f["id"]))
+    ]
+    caption = "p-values over all cells of a method; a shift is in standard errors of one cell."
+    return Table(caption, head, rows, {3, 5, 6, 7, 8, 9})
