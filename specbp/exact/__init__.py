@@ -2,7 +2,8 @@
 
 numpy and scipy in float64 from explicit matrices; it shares no code with what it judges. Truth
 certificates (`truth`), explicit Jacobians (`jacobians`), matrix functions and polynomials
-(`functions`), moments of quadratic forms (`probe_moments`), quadrature rules (`rules`).
+(`functions`), derivatives of these (`gradients`), moments of quadratic forms (`probe_moments`),
+quadrature rules (`rules`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ from specbp.exact.functions import (
     polynomial_bias,
     quadratic_forms,
     taylor_log,
+)
+from specbp.exact.gradients import (
+    divided_differences,
+    frechet_derivative,
+    gradient_bias,
+    solve_form,
 )
 from specbp.exact.jacobians import dense_jacobian
 from specbp.exact.probe_moments import Moments, all_signs, moments, orthogonal_variance
@@ -32,7 +39,10 @@ __all__ = [
     "chebyshev_log",
     "check_tolerance",
     "dense_jacobian",
+    "divided_differences",
+    "frechet_derivative",
     "gauss_rule",
+    "gradient_bias",
     "jacobian_eigh",
     "matrix_function",
     "moments",
@@ -41,6 +51,7 @@ __all__ = [
     "quadratic_forms",
     "radau_rule",
     "slq_value",
+    "solve_form",
     "taylor_log",
     "truth_of_jacobian",
     "truth_of_matrix",
