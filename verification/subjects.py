@@ -46,6 +46,7 @@ class Subject:
             "orthogonal".
         gradient: None if it has none; "derivative" if autograd differentiates xᵀf(A)x, whose
             matrix is the Fréchet derivative; "solve" if it forms xᵀf'(A) dA x.
+        slope: The f' of the contract; by differences of f where it is not given.
         outcomes: For estimators with further randomness (a random degree): all outcomes on a view,
             values (R,) and weights (R,), weights summing to 1.
     """
@@ -61,6 +62,7 @@ class Subject:
     sampler: Sampler = probes.rademacher
     law: str = "rademacher"
     gradient: Gradient | None = None
+    slope: Callable[[View], ScalarFunction] | None = None
     outcomes: Callable[[View], tuple[Tensor, Tensor]] | None = None
 
     def configured(self, n: int) -> dict[str, Any]:
@@ -105,6 +107,10 @@ class Subject:
         """tr f(A): the expectation of the estimate."""
         return float(self.contract(view)(view.eigenvalues).sum())
 
+    def derivative(self, view: View) -> ScalarFunction:
+        """The f' of the contract."""
+        return self.slope(view) if self.slope else partial(_relative_steps, self.contract(view))
+
     def rounding(self, view: View) -> float:
         """Largest rounding of the value of one probe, in nats: what deterministic checks allow."""
         eps = torch.finfo(view.operator.dtype).eps
@@ -143,6 +149,7 @@ def from_method(method: Method) -> Subject:
         arguments=partial(_known, method),
         contract=partial(_contract, method),
         gradient="derivative" if method.claims.differentiable else None,
+        slope=partial(_slope, method),
     )
 
 
@@ -159,3 +166,29 @@ def _contract(method: Method, view: View) -> ScalarFunction:
     if method.claims.expectation == "tr p(A)":
         return exact.chebyshev_log(method.config["degree"], (a, b))
     return np.log if method.estimand == "logdet" else np.asarray
+
+
+def _slope(method: Method, view: View) -> ScalarFunction:
+    if method.name == "taylor":
+        b, powers = interval(view)[1], np.arange(method.config["degree"])
+        return lambda x: ((1 - np.asarray(x)[..., None] / b) ** powers).sum(-1) / b
+    f = _contract(method, view)
+    if method.claims.expectation == "tr p(A)":
+        return f.deriv()  # type: ignore[attr-defined]
+    return np.reciprocal if method.estimand == "logdet" else np.ones_like
+
+
+# Relative step of differences of a contract: a polynomial of degree 40 bends within 1 / 40².
+STEP = 3e-4
+
+
+def _relative_steps(f: ScalarFunction, x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x, dtype=np.float64)
+    return differentiate(lambda step: f(x + step), STEP * x)
+
+
+def differentiate(f: Callable[[Any], np.ndarray], step: Any) -> np.ndarray:
+    """f'(0) by central differences of order 6, from f at ±1, ±2 and ±3 steps."""
+    weights = ((1, 45), (2, -9), (3, 1))
+    total = sum(w * (f(k * step) - f(-k * step)) for k, w in weights)
+    return np.asarray(total / (60 * step))

@@ -1,0 +1,91 @@
+"""P1–P3: the probes themselves, whatever is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from specbp import generator_for
+from specbp.testing import laws, outcome
+from specbp.testing.outcome import Check, Level
+from verification.checks.claims import Claim, Gap, worst_of
+from verification.checks.settings import Settings
+from verification.subjects import Subject
+
+LAW_N, N, M = 128, 64, 4
+# A coordinate's mean, a pair's correlation; a tenth of it for all of them together.
+MARGIN = 0.2
+SEEDS, CALLS, ITEMS = 12, 3, 4
+
+
+def sampled(name: str, text: str) -> Callable[[Callable[..., Iterable[Check]]], Claim]:
+    """Make a claim of a function that yields checks; it holds for subjects that draw."""
+
+    def decorate(function: Callable[[Subject, Settings], Iterable[Check]]) -> Claim:
+        def checks(subject: Subject, settings: Settings) -> Iterable[Check]:
+            return () if subject.claims.expectation == "exact" else function(subject, settings)
+
+        return Claim(name, text, checks)
+
+    return decorate
+
+
+@sampled("P1 law", "the probes have the law that is promised")
+def law(subject: Subject, settings: Settings) -> Iterator[Check]:
+    generator, level = generator_for("P1", settings.epoch), Level(settings.alpha, MARGIN)
+    if subject.law != "orthogonal":
+        X = draw(subject, LAW_N, settings.law_probes, generator)
+        yield from laws.law_checks(X.mT, subject.law, level)
+        return
+    blocks = draw(subject, LAW_N, M, generator, (settings.law_probes,))
+    # Probes of one block depend on each other: the first of each are a sample of the sphere.
+    yield from laws.law_checks(blocks[..., 0], "sphere", level)
+    gram = blocks.mT @ blocks / LAW_N
+    error = float((gram - torch.eye(M, dtype=gram.dtype)).abs().max())
+    text = "the probes of a block are orthogonal"
+    # An entry is a sum of n products, over n, of vectors that are normalised to rounding.
+    limit = 8 * LAW_N * torch.finfo(gram.dtype).eps
+    yield worst_of("P1 orthogonal", text, [Gap(f"n = {LAW_N}", error, limit)], "relative")
+
+
+@sampled("P2 duplicates", "no two probes are equal up to sign")
+def duplicates(subject: Subject, settings: Settings) -> Iterator[Check]:
+    blocks = []
+    for seed in range(SEEDS):
+        generator = generator_for("P2", settings.epoch, seed)
+        calls = [draw(subject, N, M, generator, (ITEMS,)) for _ in range(CALLS)]
+        blocks.append(torch.stack(calls))
+    axes = ("seeds", "calls", "items")
+    yield from laws.duplicate_checks(torch.stack(blocks), axes, alpha=settings.alpha)
+
+
+@sampled("P3 reproducible", "probes are a function of the generator, and of nothing else")
+def reproducible(subject: Subject, settings: Settings) -> Iterator[Check]:
+    def one(generator: torch.Generator) -> Tensor:
+        return draw(subject, N, M, generator, (ITEMS,))
+
+    yield from laws.reproducibility_checks(one, ("P3", settings.epoch))
+    blocks = [draw(subject, N, M, generator_for("P3", settings.epoch, s)) for s in range(SEEDS)]
+    different = len({block.contiguous().numpy().tobytes() for block in blocks})
+    message = f"{different} different blocks from {SEEDS} seeds"
+    text = "seeds do not lead back to blocks drawn before"
+    yield outcome.exactly("P3 seeds", text, different == SEEDS, message)
+
+
+def draw(
+    subject: Subject, n: int, m: int, generator: torch.Generator, batch: Sequence[int] = ()
+) -> Tensor:
+    """Probes of the subject.
+
+    Raises:
+        ValueError: If they have not the shape asked for.
+    """
+    X = subject.draw(n, m, generator=generator, batch_shape=batch)
+    if tuple(X.shape) != (*batch, n, m):
+        raise ValueError(f"probes have shape {tuple(X.shape)}, required {(*batch, n, m)}.")
+    return X
+
+
+CHECKS = (law, duplicates, reproducible)
