@@ -1,0 +1,47 @@
+"""Every fault is planted as it says: claims kept, codes known, control named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from verification.faults import CONTROLS, FAULTS, NOT_APPLICABLE
+
+CODES = {
+    *(f"D{i}" for i in range(1, 13)),
+    *("D6a", "D6b", "D6c"),
+    *(f"P{i}" for i in range(1, 4)),
+    *(f"S{i}" for i in range(1, 8)),
+}
+MUTATIONS = (
+    "f1 f2 f3 f4a f4b f5 f6 f7 f8a f8b f8c f9 f10 f11 f12 f13 f14 f15 f16 f18 f19 f20 f21 f22"
+)
+# The one fault that consists of a claim: an error bar is promised where the right one has none.
+OVERCLAIMED = "xtrace-error-bar"
+
+
+def test_all_mutations_of_the_table_are_planted():
+    assert set(MUTATIONS.split()) <= set(FAULTS)
+    assert not set(NOT_APPLICABLE) & set(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_fault_keeps_the_claims_of_its_control(fault):
+    control = CONTROLS[fault.control]
+    assert fault.subject.name == fault.id
+    assert set(fault.killers) <= CODES
+    assert fault.killers == tuple(dict.fromkeys(fault.killers))
+    assert fault.deterministic
+    if fault.id != OVERCLAIMED:
+        assert fault.subject.claims == control.claims
+    same = ("on", "estimand", "arguments", "contract", "gradient")
+    assert all(getattr(fault.subject, name) == getattr(control, name) for name in same)
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_fault_differs_from_its_control(fault):
+    control = dataclasses.replace(CONTROLS[fault.control], name=fault.id)
+    assert fault.subject != control
+    assert fault.title
+    assert fault.source
