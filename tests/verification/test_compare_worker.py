@@ -1,0 +1,87 @@
+"""The process that runs one side: what it finds, what it is given, what it gives back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from specbp import chebyshev_logdet, qr_logdet, slq_logdet
+from specbp.methods import METHODS
+from verification import compare_worker as worker
+from verification.compare import write_inputs
+from verification.compare_cells import make_cells
+
+CELL = make_cells(20, spectra=("spike",), sizes=(8,), dtypes=("float32",))[0]
+
+
+def request(**changed):
+    found = {"label": "side", "root": None, "target": None, "config": {}, "on": "A"}
+    return found | {"estimand": "logdet", "repeats": 1} | changed
+
+
+def test_the_table_of_methods_is_the_default():
+    assert list(worker.methods(request())) == list(METHODS.values())
+
+
+def test_a_row_and_a_function_are_found_by_path():
+    row = next(
+        worker.methods(request(target="specbp.methods:METHODS[slq]", config={"num_steps": 3}))
+    )
+    assert (row.estimate, row.on, row.config) == (slq_logdet, "A", {"num_steps": 3})
+    row = next(worker.methods(request(target="specbp.logdet:chebyshev_logdet", on="J")))
+    assert (row.estimate, row.on, row.needs) == (chebyshev_logdet, "J", ["interval"])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("specbp.methods:METHODS[nothing]", "has no METHODS"),
+        ("specbp.nowhere:f", "No estimator specbp.nowhere:f"),
+        ("specbp.estimate:FAILURES", "neither a function"),
+    ],
+)
+def test_what_does_not_exist_is_told(target, message):
+    with pytest.raises(worker.UsageError, match=message):
+        next(worker.methods(request(target=target)))
+
+
+def test_the_package_of_another_tree_is_refused(tmp_path):
+    with pytest.raises(worker.UsageError, match="not the one of"):
+        next(worker.methods(request(root=str(tmp_path))))
+
+
+def test_methods_without_probes_are_told_from_the_others():
+    assert worker.takes_probes(slq_logdet)
+    assert not worker.takes_probes(qr_logdet)
+
+
+@pytest.mark.parametrize("name", ["qr", "golub_kahan", "chebyshev", "hutchinson", "cholesky"])
+def test_values_are_those_of_a_direct_call(name, tmp_path):
+    path = tmp_path / "inputs.npz"
+    write_inputs(path, [CELL])
+    a, b = CELL.ends()
+    about = {"id": CELL.id, "dtype": CELL.dtype, "lower": a, "upper": b}
+    row = METHODS[name]
+    with np.load(path) as inputs:
+        found = worker.evaluate(row, about, inputs, 0, 1)
+    known = {"interval": (a, b), "lower": a, "upper": b}
+    config = {k: min(v, 8) if k == "num_steps" else v for k, v in row.config.items()}
+    X = (torch.from_numpy(CELL.probes).float(),) if row.uses_probes else ()
+    direct = row.estimate(
+        CELL.views[row.on].operator, *X, **config, **{key: known[key] for key in row.needs}
+    )
+    assert np.allclose(found["value"], direct.value.numpy(), rtol=1e-6)
+    assert found["value"].shape == ((20,) if row.uses_probes else (1,))
+    assert float(found["matvecs"]) == direct.num_matvecs
+    assert found["ok"].all()
+
+
+def test_an_exception_is_kept_as_text(tmp_path):
+    path = tmp_path / "inputs.npz"
+    write_inputs(path, [CELL])
+    row = next(worker.methods(request(target="specbp.logdet:slq_logdet", config={"num_steps": 0})))
+    about = {"id": CELL.id, "dtype": CELL.dtype, "lower": 1.0, "upper": 2.0}
+    with np.load(path) as inputs:
+        found = worker.evaluate(row, about, inputs, 0, 1)
+    assert str(found["error"]).startswith("ValueError: ")
