@@ -50,11 +50,10 @@ def chebyshev_coefficients(degree: int, lower: Tensor, upper: Tensor) -> Tensor:
     Source: Han, Malioutov & Shin (2015), arXiv:1503.06394, equation (4) of Ramesh & LeCun (2018).
     """
     a, b = lower.double().unsqueeze(-1), upper.double().unsqueeze(-1)
-    angle = math.pi * (torch.arange(degree + 1, dtype=torch.float64, device=a.device) + 0.5)
-    angle = angle / (degree + 1)
-    values = (a + (b - a) * torch.cos(angle / 2) ** 2).log()
     k = torch.arange(degree + 1, dtype=torch.float64, device=a.device)
-    coefficients = 2 / (degree + 1) * values @ torch.cos(angle.unsqueeze(-1) * k)
+    angle = math.pi * (k + 0.5) / (degree + 1)
+    values = (a + (b - a) * torch.cos(angle / 2) ** 2).log()
+    coefficients = 2 / (degree + 1) * values @ torch.cos(torch.outer(angle, k))
     return torch.cat([coefficients[..., :1] / 2, coefficients[..., 1:]], -1)
 
 
@@ -70,8 +69,7 @@ def chebyshev_series(degree: int, lower: Tensor, upper: Tensor) -> Tensor:
     """
     a, b = lower.double().sqrt().unsqueeze(-1), upper.double().sqrt().unsqueeze(-1)
     k = torch.arange(1, degree + 1, dtype=torch.float64, device=a.device)
-    sign = 1 - 2 * ((k + 1) % 2)
-    tail = 2 * sign / k * ((b - a) / (b + a)) ** k
+    tail = -2 / k * ((a - b) / (a + b)) ** k
     return torch.cat([2 * ((a + b) / 2).log(), tail], -1)
 
 
@@ -168,7 +166,7 @@ def _moments(even: Tensor, odd: Tensor, last: Tensor, image: Tensor, degree: int
 def _signs(across: Tensor) -> Tensor:
     """σ_k σ_{k+1} = + − + − …, in front."""
     k = torch.arange(len(across), device=across.device)
-    return (1 - 2 * (k % 2)).to(across).view(-1, *[1] * (across.ndim - 1))
+    return (1 - 2 * (k % 2)).view(-1, *[1] * (across.ndim - 1))
 
 
 def _as_rows(scalar: Tensor, rows: Tensor) -> Tensor:

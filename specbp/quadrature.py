@@ -62,7 +62,7 @@ def _last_pivot(T: Tridiagonal, node: Tensor) -> Tensor:
 
 
 def _shifted_qd(B: Bidiagonal, node: Tensor) -> Tensor:
-    s = -node * torch.ones_like(B.diagonal[..., 0])
+    s = -node
     for alpha, beta in zip(B.diagonal.unbind(-1), B.off_diagonal.unbind(-1), strict=True):
         s = beta**2 * (s / _positive(alpha**2 + s)) - node
     return s
@@ -77,7 +77,7 @@ def _rule(diagonal: Tensor, off: Tensor, norm_squared: Tensor, squared: bool) ->
     finite = torch.isfinite(matrix.sum((-2, -1)))
     if not bool(finite.all()):
         # LAPACK raises on NaN: such probes get the identity here and NaN below.
-        identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        identity = torch.diag_embed(torch.ones_like(diagonal))
         matrix = torch.where(finite[..., None, None], matrix, identity)
     if squared:
         _, sigma, right = torch.linalg.svd(matrix)

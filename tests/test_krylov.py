@@ -192,8 +192,10 @@ def test_space_that_closes_at_the_last_step_is_not_called_early():
 def test_zero_matrix():
     T = lanczos(torch.zeros(4, 4, dtype=f64), rows_of(4, 2), 3)
     assert float(T.diagonal.abs().max()) == float(T.off_diagonal.abs().max()) == 0
+    assert bool(T.closed.all())
     B = golub_kahan(torch.zeros(5, 4, dtype=f64), rows_of(4, 2), 3)
     assert float(B.diagonal.abs().max()) == float(B.off_diagonal.abs().max()) == 0
+    assert bool(B.closed.all())
 
 
 class Spoiling:

@@ -109,6 +109,12 @@ def test_coefficients_of_a_batch_of_intervals():
     torch.testing.assert_close(taylor_coefficients(5, b)[2, 0], taylor_coefficients(5, scalar(3.0)))
 
 
+@pytest.mark.parametrize("make", [chebyshev_coefficients, chebyshev_series])
+def test_coefficients_stay_on_the_device_of_the_interval(make):
+    end = torch.empty(3, dtype=f64, device="meta")
+    assert make(5, end, end).device.type == "meta"
+
+
 def naive_chebyshev_moments(A, x, degree, a, b):
     """One product for each degree, no doubling."""
     M = (2 * A - (a + b) * np.eye(len(A))) / (b - a)
@@ -252,3 +258,29 @@ def test_a_spoiled_probe_does_not_touch_its_neighbours(bad):
     seen = chebyshev_moments(A, rows, 9, scalar(0.03), scalar(1.1))
     assert not bool(torch.isfinite(seen.moments[1]).all())
     torch.testing.assert_close(seen.moments[[0, 2]], clean.moments[[0, 2]], rtol=0, atol=1e-12)
+
+
+class Breaking:
+    """A symmetric operator whose second product is NaN."""
+
+    def __init__(self, matrix):
+        self.matrix, self.calls = matrix, 0
+        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
+
+    def __matmul__(self, X):
+        self.calls += 1
+        return self.matrix @ X * (math.nan if self.calls == 2 else 1)
+
+
+@pytest.mark.parametrize("length", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("moments", [chebyshev_moments, taylor_moments])
+def test_a_broken_product_is_no_growth_whatever_the_length_of_the_probes(moments, length):
+    A, rows = case()
+    ends = (scalar(0.03), scalar(1.1)) if moments is chebyshev_moments else (scalar(1.1),)
+    before, seen = (
+        moments(A, length * rows, 2, *ends),
+        moments(Breaking(A), length * rows, 4, *ends),
+    )
+    assert bool(seen.moments[:, 3:].isnan().all())
+    torch.testing.assert_close(seen.growth, before.growth, rtol=0, atol=0)
+    torch.testing.assert_close(seen.rayleigh, before.rayleigh, rtol=0, atol=0)

@@ -181,6 +181,12 @@ def test_dtypes_share_their_probes(law):
     assert torch.equal(single, double.to(f32))
 
 
+@pytest.mark.parametrize("law", [gaussian, sphere, orthogonal])
+def test_probes_are_drawn_with_the_resolution_of_float64(law):
+    X = law(9, 5, generator=generator())
+    assert not torch.equal(X, X.float().double())
+
+
 @each_law
 def test_global_generator_is_neither_used_nor_moved(law):
     before = torch.get_rng_state()

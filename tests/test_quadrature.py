@@ -196,6 +196,17 @@ def test_a_spoiled_probe_is_nan_and_its_neighbours_are_not(place, bad):
             torch.testing.assert_close(rule.value[[0, 2]], clean.value[[0, 2]], rtol=0, atol=0)
 
 
+def test_extreme_nodes_are_those_of_each_probe():
+    A, _, rows = case()
+    both = torch.stack([A, 3 * A])
+    for run in (lanczos, golub_kahan):
+        scale = 3 if run is lanczos else 9  # nodes of B are squares
+        rule = gauss(run(both, rows.expand(2, 3, 30).contiguous(), 5))
+        for nodes in (rule.smallest, rule.largest):
+            assert len(set(nodes.flatten().tolist())) == 6
+            torch.testing.assert_close(nodes[1], scale * nodes[0], rtol=1e-9, atol=0)
+
+
 def test_a_negative_ritz_value_is_reported_and_its_log_is_nan():
     rule = gauss(tridiagonal([1.0, 1.0], [2.0, 0.0]))
     assert float(rule.smallest) == pytest.approx(-1.0)
