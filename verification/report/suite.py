@@ -108,7 +108,7 @@ def matrix_table(faults: Sequence[Record]) -> Table | None:
 def _mark(record: Record, name: str) -> str:
     if name in record["kills"]:
         return "✓"
-    return "·" if name in record.get("ran", CODES) else ""
+    return "·" if name in record["verdicts"] else ""
 
 
 def controls_table(faults: Sequence[Record]) -> Table | None:

@@ -32,9 +32,10 @@ class Headline:
 
 
 def headline(records: Records) -> Headline:
-    """Verdict of the run: cells and precision limits; REPORTED and the clock do not gate."""
+    """Verdict of the run: cells, families, float32 limits; REPORTED and the clock do not gate."""
     parts = [
         *_cell_part(records.cells),
+        *_family_part(records.families),
         *_limit_part(
             "float32 error", [(p.get("error"), p.get("limit")) for p in records.precision]
         ),
@@ -77,6 +78,11 @@ def _cell_part(cells: Sequence[Record]) -> list[tuple[str, str]]:
 def _by_method(cells: Sequence[Record], verdict: str) -> str:
     counts = Counter(cell["method"] for cell in cells if cell_verdict(cell) == verdict)
     return ", ".join(f"{method}: {counts[method]}" for method in sorted(counts, key=method_rank))
+
+
+def _family_part(families: Sequence[Record]) -> list[tuple[str, str]]:
+    bad = [str(f["id"]) for f in families if f["verdict"] == "FAIL"]
+    return [("FAIL", f"the cells of {listed(bad)} deviate together")] if bad else []
 
 
 def _limit_part(

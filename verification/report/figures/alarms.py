@@ -17,7 +17,8 @@ def alarm_figure(control: Sequence[Record]) -> FigureGroup | None:
     if not len(values):
         return None
     with panel() as (figure, ax):
-        ax.hist(values, bins=np.linspace(0, 1, 21), color="#0072b2", edgecolor="white", lw=0.5)
+        bins = np.linspace(0, 1, 21).tolist()
+        ax.hist(values, bins=bins, color="#0072b2", edgecolor="white", lw=0.5)
         ax.axhline(len(values) / 20, color=INK, lw=1, ls="--")
         ax.set_xlabel("p-value of a family")
         ax.set_ylabel("count")
