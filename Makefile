@@ -17,7 +17,7 @@ STAMP := $(VENV)/.specbp-installed
 CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test smoke train overhead precision lint format types install clean
+.PHONY: help report test smoke gate faults suite mutation train overhead precision lint format types install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -31,6 +31,19 @@ test: $(STAMP) lint types ## lint, types, tests, doctests and the README's examp
 
 smoke: $(STAMP) ## verify a small grid, in a few minutes
 	$(PY) -m verification run --tier smoke
+
+gate: $(STAMP) ## judge every estimator, about a minute; exit status 1 on a FAIL
+	$(PY) -m verification gate
+
+faults: $(STAMP) ## which planted faults the checks catch
+	$(PY) -m verification faults
+
+suite: $(STAMP) ## kill matrix and false alarms, kept for the report; some minutes
+	$(PY) -m verification faults --keep
+	$(PY) -m verification control --keep
+
+mutation: $(STAMP) ## change the source in hundreds of places and see the tests notice
+	$(PY) -m verification.mutation
 
 train: $(STAMP) ## train the models whose Jacobians are verified
 	$(PY) -m verification train

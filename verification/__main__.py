@@ -12,8 +12,23 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from verification import precision, provenance, report, runner, timing, training
+from verification import (
+    baseline,
+    compare,
+    control,
+    evidence,
+    families,
+    gate,
+    nightly,
+    precision,
+    provenance,
+    report,
+    runner,
+    timing,
+    training,
+)
 from verification.cases import TIERS, all_cases, of_tier
+from verification.faults import matrix
 from verification.store import Record, Store
 
 STORES = provenance.ROOT / ".results"
@@ -64,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
         )
     if not options.case:
         _studies(store)
+    for family in families.judge(store.records("cell"), runner.families_level()):
+        store.put(family)
     seconds = time.perf_counter() - begin
     ratio = speedup(list(store.records("cell")))
     described = provenance.describe(
@@ -81,7 +98,10 @@ def run(options: argparse.Namespace) -> int:
     counts = {v: n for v, n in verdicts(store).items() if n}
     print(f"{sum(counts.values())} cells in {seconds:.0f} s: {counts}")
     print(f"replicates batched: {ratio:.0f} times faster than one at a time")
-    return 1 if counts.get("FAIL") else 0
+    common = [f["id"] for f in store.records("family") if f["verdict"] == "FAIL"]
+    if common:
+        print(f"cells that deviate together: {', '.join(common)}")
+    return 1 if counts.get("FAIL") or common else 0
 
 
 def make_report(options: argparse.Namespace) -> int:
@@ -92,6 +112,7 @@ def make_report(options: argparse.Namespace) -> int:
             f"Nothing to report: run `python -m verification run --tier {options.tier}`."
         )
     records = [record for record in records if record["kind"] != "task"]
+    records += evidence.kept()
     page = report.write(records, options.out)
     if options.readme:
         report.update_readme(options.readme, report.methods_table(records))
@@ -118,6 +139,44 @@ def train(options: argparse.Namespace) -> int:
     """Train the networks of the grid again and write their weights."""
     training.train_all(options.names or None, progress=print)
     return 0
+
+
+def night(options: argparse.Namespace) -> int:
+    """Count one night of the e-detector and print its evidence."""
+    date = options.date or datetime.now(UTC).date().isoformat()
+    records, alarm = nightly.run(options.state, date)
+    suite, *families_of_night = records
+    print(
+        f"{suite['nights']} nights, evidence {suite['M']:.3g}, alarm at {suite['threshold']:g}"
+        + "".join(f"\nfailed without chance: {name}" for name in suite["failed"])
+    )
+    for family in families_of_night[:10]:
+        print(f"{family['id']:40} z = {family['z']:+.2f}, evidence {family['M']:.3g}")
+    return int(alarm)
+
+
+def show_control(options: argparse.Namespace) -> int:
+    """Put a right estimator through the gate's sampling tier, epoch after epoch."""
+    found = [_control(options.epochs, level) for level in control.LEVELS]
+    if options.keep:
+        print(evidence.keep("control", found))
+    return 0 if all(record["consistent"] for record in found) else 1
+
+
+def _control(epochs: int, level: float) -> Record:
+    with tqdm(total=epochs, unit="epoch", disable=None, leave=False) as bar:
+        found = control.record(epochs, lambda done, _all: bar.update(done - bar.n), alpha=level)
+    low, high = found["interval"]
+    print(
+        f"{found['rejected']} false alarms in {epochs} epochs at nominal {level:g}; "
+        f"rate in [{low:.3g}, {high:.3g}] (95 %)"
+    )
+    for family in found["families"]:
+        print(
+            f"  {family['name']:24} z: mean {family['mean']:+.3f}, rms {family['rms']:.3f}, "
+            f"p = {family['p']:.3g}"
+        )
+    return found
 
 
 def show_overhead(options: argparse.Namespace) -> int:
@@ -224,6 +283,19 @@ def _parser() -> argparse.ArgumentParser:
     command = add("explain", explain, "explain the cells of a case, or one cell")
     add_tier(command)
     command.add_argument("id", help="id of a case or of a cell")
+    for name, module, summary in (
+        ("gate", gate, "judge estimators, ours or others by import path; exit status 1 on FAIL"),
+        ("compare", compare, "compare the accuracy of two commits, or of two estimators"),
+        ("baseline", baseline, "compare with the figures recorded for this platform, or record"),
+        ("faults", matrix, "show which planted faults the checks catch"),
+    ):
+        module.add_arguments(add(name, module.main, summary))
+    command = add("nightly", night, "add the evidence of one night to that of earlier ones")
+    command.add_argument("--state", type=Path, required=True, help="JSON file of the evidence")
+    command.add_argument("--date", help="YYYY-MM-DD, part of every seed (default: today, UTC)")
+    command = add("control", show_control, "count the false alarms on a right estimator")
+    command.add_argument("--epochs", type=int, default=control.EPOCHS, help="runs of the gate")
+    command.add_argument("--keep", action="store_true", help="keep the record for the report")
     command = add("train", train, "train the networks of the grid and write their weights")
     command.add_argument("names", nargs="*", help="networks (default: all)")
     command = add("overhead", show_overhead, "time every estimate against its products alone")

@@ -23,11 +23,13 @@ from specbp.testing import multiplicity
 from specbp.testing.outcome import FAIL, Check
 from verification.checks import sampling
 from verification.checks.settings import Settings
+from verification.runner import SUITE_ALPHA
 from verification.store import Record
 from verification.subjects import Subject
 
 EPOCHS = 200
-LEVEL = 0.05  # high enough for a few hundred epochs to tell a doubled rate
+# The gate's own, and one that is high enough for a few hundred epochs to tell a doubled rate.
+LEVELS = (SUITE_ALPHA, 0.05)
 SCORES_LEVEL = 1e-3  # of the test that the scores of all runs are standard normal
 
 
@@ -94,7 +96,7 @@ def record(
     epochs: int = EPOCHS,
     progress: Callable[[int, int], None] | None = None,
     *,
-    alpha: float = LEVEL,
+    alpha: float = LEVELS[-1],
     subject: Subject | None = None,
     prefix: str = "control",
 ) -> Record:
@@ -105,7 +107,7 @@ def record(
         progress: Called with the epochs done and all of them.
         alpha: Level of one run: its families share it equally, as in the gate.
         subject: Another subject in place of the control, to see it rejected.
-        prefix: Start of the epochs' names, and so of their seeds.
+        prefix: Start of the epochs' names, and so of their seeds; the level is part of them.
 
     Returns:
         The record: how many runs were rejected, the 95 % interval of the rate (Clopper–Pearson),
@@ -121,7 +123,7 @@ def record(
     share = alpha / len(sampling.VALUES)
     runs = []
     for epoch in range(epochs):
-        settings = Settings(epoch=f"{prefix} {epoch}", alpha=share)
+        settings = Settings(epoch=f"{prefix} {alpha:g} {epoch}", alpha=share)
         runs.append(sampling.run(subject, settings))
         if progress:
             progress(epoch + 1, epochs)
@@ -131,7 +133,7 @@ def record(
     off = [f["name"] for f in families if not f["p"] > SCORES_LEVEL / len(families)]
     return {
         "kind": "control",
-        "id": subject.name,
+        "id": f"{subject.name} at {alpha:g}",
         "epochs": epochs,
         "rejected": rejected,
         "nominal": alpha,

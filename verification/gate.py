@@ -22,7 +22,15 @@ from specbp.testing.outcome import FAIL, INCONCLUSIVE
 from verification import gate_report
 from verification.checks.settings import TIERS
 from verification.gate_pool import Judged, Pool, WorkerError
-from verification.resolve import ESTIMANDS, EXPECTATIONS, PREFIX, Request, check, settings_from
+from verification.resolve import (
+    ESTIMANDS,
+    EXPECTATIONS,
+    PREFIX,
+    RATCHET,
+    Request,
+    check,
+    settings_from,
+)
 from verification.runner import EPOCH, SUITE_ALPHA
 
 TIME_LIMITS = {"unit": 120.0, "pull-request": 120.0, "nightly": 1800.0}  # s for one estimator
@@ -64,8 +72,9 @@ class GateResult:
 
 
 def default_requests() -> list[Request]:
-    """All gated rows of the methods table."""
-    return [Request(PREFIX + name) for name, row in METHODS.items() if row.claims.gated]
+    """All gated rows of the methods table, and the figures recorded for this platform."""
+    rows = [Request(PREFIX + name) for name, row in METHODS.items() if row.claims.gated]
+    return [*rows, Request(RATCHET)]
 
 
 def run_gate(

@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 SYMBOL = {PASS: "✓", FAIL: "✗", INCONCLUSIVE: "?", REPORTED: "i"}
 NOTHING = "–"  # no check of this kind applies
 LEGEND = (
-    "promises: products, brackets, batches, attention to probes and matrix, failures reported. "
+    "promises: products, brackets, batches, attention to probes and matrix, failures reported, "
+    "figures no worse than recorded. "
     "✓ PASS, ✗ FAIL, ? INCONCLUSIVE, i REPORTED, – not applicable."
 )
 
 # Column by the first that occurs: the whole name, one of its words, its code.
 NAMES = {"D8 mean": "bias", "D8 batch": "promises", "D8 gradient": "gradient"}
-WORDS = {"gradient": "gradient", "variance": "variance", "sd": "variance", "bars": "error bars"}
+WORDS = {
+    "gradient": "gradient",
+    "variance": "variance",
+    "sd": "variance",
+    "bars": "error bars",
+    "baseline": "promises",
+}
 COLUMNS = {
     "bias": "D1 D2 D3 D4 D5 D7 S1",
     "variance": "P1 S2",
@@ -42,7 +49,7 @@ def column(check: Check) -> str | None:
     if check.name in NAMES:
         return NAMES[check.name]
     code, *words = check.name.split()
-    for word in words:
+    for word in (code, *words):
         if word in WORDS:
             return WORDS[word]
     code = re.sub(r"\D*$", "", code)  # D6a is a kind of D6

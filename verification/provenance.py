@@ -21,22 +21,38 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "matplotlib")
 def fingerprint() -> str:
     """SHA-256 of everything that determines a record: the sources and the weights."""
     digest = hashlib.sha256(torch.__version__.encode())
-    patterns = ("specbp/**/*.py", "verification/*.py", "verification/weights/*.safetensors")
+    code = ("", "checks/", "faults/")  # not the report: it only reads records
+    patterns = (
+        "specbp/**/*.py",
+        *(f"verification/{folder}*.py" for folder in code),
+        "verification/weights/*.safetensors",
+    )
     for path in sorted(p for pattern in patterns for p in ROOT.glob(pattern)):
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def describe(records: Iterable[Record], **settings: object) -> Record:
-    """The provenance record of a run."""
+def origin() -> Record:
+    """Commit and fingerprint of the source that is running."""
+    commit, clean = _commit()
+    return {"commit": commit, "clean": clean, "source": fingerprint()}
+
+
+def _commit() -> tuple[str, bool]:
     commit = _git("rev-parse", "HEAD")
     # The reports of a run are its output: they do not make the tree that produced them unclean.
     changes = _git("status", "--porcelain", "--", ".", ":!reports", ":!README.md")
+    return commit or "unknown", commit is not None and not changes
+
+
+def describe(records: Iterable[Record], **settings: object) -> Record:
+    """The provenance record of a run."""
+    commit, clean = _commit()
     return {
         "kind": "provenance",
         "id": "run",
-        "commit": commit or "unknown",
-        "clean": commit is not None and not changes,
+        "commit": commit,
+        "clean": clean,
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

@@ -12,7 +12,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -35,7 +35,9 @@ from verification.subjects import ScalarFunction, Subject, from_method, interval
 ESTIMANDS = ("trace", "logdet")
 EXPECTATIONS = ("tr A", "tr log A", "tr p(A)", "quadrature", "adaptive")
 PREFIX = "method:"
+RATCHET = "baseline"  # no estimator: the figures recorded for this platform
 KNOWN = ("interval", "lower", "upper")  # parameters filled in from the spectrum of each problem
+NUMBERS = (int, float, "int", "float")  # of probes, of products: no block of probes
 RANDOM = ("generator", "rng", "seed", "key", "random_state")
 
 
@@ -86,7 +88,8 @@ def resolve(request: Request) -> Subject | BlackBox:
         raise ResolveError(
             f"{request.name} is a function: say what it estimates, --estimand trace or logdet."
         )
-    return _from_function(found, request) if takes_probes(found) else _black_box(found, request)
+    probes = takes_probes(found, given=request.config)
+    return _from_function(found, request) if probes else _black_box(found, request)
 
 
 def check(request: Request) -> None:
@@ -95,6 +98,8 @@ def check(request: Request) -> None:
     Raises:
         ResolveError: If the name has no colon, names no row, or an option is unknown.
     """
+    if request.name == RATCHET:
+        return
     if request.name.startswith(PREFIX):
         _known("method", request.name.removeprefix(PREFIX), METHODS)
     elif not all(part.strip() for part in request.name.split(":")) or request.name.count(":") != 1:
@@ -129,8 +134,13 @@ def settings_from(pairs: Iterable[str]) -> dict[str, Any]:
     return config
 
 
-def takes_probes(function: Callable[..., Any]) -> bool:
-    """A parameter `probes`, or two leading positional ones of which the second is no generator."""
+def takes_probes(function: Callable[..., Any], given: Container[str] = ()) -> bool:
+    """A parameter `probes`, or two leading positional ones, the second no generator and no number.
+
+    Args:
+        function: Callable with a signature.
+        given: Names of the arguments that are set already.
+    """
     parameters = list(_parameters(function).values())
     if any(p.name == "probes" for p in parameters):
         return True
@@ -139,7 +149,10 @@ def takes_probes(function: Callable[..., Any]) -> bool:
         for p in parameters
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
     ]
-    return len(leading) >= 2 and leading[1].name not in (*RANDOM, *KNOWN)
+    if len(leading) < 2 or leading[1].name in given:
+        return False
+    second = leading[1]
+    return second.name not in (*RANDOM, *KNOWN) and second.annotation not in NUMBERS
 
 
 class Adapted:

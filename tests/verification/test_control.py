@@ -97,7 +97,7 @@ def test_a_record_of_the_real_gate():
     done = []
     record = control.record(3, progress=lambda *at: done.append(at))
     assert done == [(1, 3), (2, 3), (3, 3)]
-    assert (record["kind"], record["id"], record["epochs"]) == ("control", "control", 3)
+    assert (record["kind"], record["id"], record["epochs"]) == ("control", "control at 0.05", 3)
     assert len(record["p_values"]) == 3 * len(sampling.VALUES)
     assert [f["name"] for f in record["families"]] == sorted(q.name for q in sampling.VALUES)
     assert strict(record) == json.loads(json.dumps(record))

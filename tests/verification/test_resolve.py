@@ -118,6 +118,15 @@ def test_which_functions_take_probes(function, expected):
     assert takes_probes(function) == expected
 
 
+def test_a_number_of_products_is_no_block_of_probes():
+    def counted(A, num_matvecs: int):
+        return 0 * num_matvecs
+
+    assert not takes_probes(counted)
+    assert not takes_probes(lambda A, count: 0, given={"count": 3})
+    assert takes_probes(lambda A, omega: 0, given={"count": 3})
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [

@@ -30,6 +30,7 @@ from verification.checks.scores import bars_of_unknown
 from verification.checks.settings import Settings
 
 CELLS = (("cond 1e2", 48), ("easy", 48), ("clusters", 48))
+HARD = (("cond 1e4", 96), ("kernel", 96))  # where log-determinants that stop short are biased
 PAIRED = 1e-6  # sd of one estimate: a difference that no sampling could see
 BIAS = 0.2  # sd by which a log-determinant may be off: an interval of 95 % then covers 94.5 %
 ATTEMPTS = 3  # calls that fail in a row before the rest is not tried
@@ -84,7 +85,7 @@ class _Judge:
 
     def __init__(self, box: BlackBox, settings: Settings):
         self.box, self.settings = box, settings
-        self.views = {cell: problem(*cell).views["A"] for cell in CELLS}
+        self.views = {cell: problem(*cell).views["A"] for cell in (*CELLS, *HARD)}
         self.view = self.views[CELLS[0]]
         # Their probes are looked at, and their values are the first look of tier S.
         self.looks = tuple(sorted({max(JOINT, size) for size in settings.sizes}))
@@ -261,9 +262,14 @@ class _Judge:
         if np.isfinite(self.calls.errors).all():
             known = law is not None and refs[0].cell.m > 1
             questions.append(bars if known else replace(bars, score=bars_of_unknown))
+        asked = [(question, refs) for question in questions]
+        if self.box.estimand == "logdet":
+            claim = f"on ill-conditioned matrices too it is log det A to {BIAS:g} sd"
+            hard = replace(mean, name="S1 mean, ill-conditioned", claim=claim)
+            asked.append((hard, [self.reference(cell, None) for cell in HARD]))
         settings = replace(self.settings, sizes=self.looks)
-        for question in questions:
-            check = sampling.asked(question, refs, self._draw, settings)
+        for question, where in asked:
+            check = sampling.asked(question, where, self._draw, settings)
             if check is not None:
                 yield check
 

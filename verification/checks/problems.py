@@ -21,6 +21,11 @@ def _few(n: int) -> Tensor:
     return torch.logspace(0, -2, FEW, dtype=torch.float64).repeat(-(-n // FEW))[:n]
 
 
+def _spike(n: int) -> torch.Tensor:
+    rest = torch.linspace(1, 2, n - 1, dtype=torch.float64)
+    return torch.cat([torch.full((1,), 50.0, dtype=torch.float64), rest])
+
+
 SPECTRA = {
     "easy": lambda n: matrices.lapack_mode(4, n, 4.0),
     "cond 1e2": lambda n: matrices.lapack_mode(3, n, 1e2),
@@ -28,8 +33,10 @@ SPECTRA = {
     "cond 1e6": lambda n: matrices.lapack_mode(3, n, 1e6),
     "clusters": lambda n: matrices.clusters(n, [10.0, 1.0, 0.1][: min(n, 3)], 0.05),
     "power law": lambda n: matrices.power_law(n, 1.0),
-    "spike": lambda n: torch.cat([torch.full((1,), 50.0), torch.linspace(1, 2, n - 1)]).double(),
+    "spike": _spike,
     "few": _few,
+    # Smooth kernels decay like this, down to the noise.
+    "kernel": lambda n: n * torch.exp(-torch.arange(n).double() / 4) + 1e-3,
 }
 
 

@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from specbp.testing.outcome import FAIL, Check
-from verification import checks
+from verification import checks, evidence
 from verification.checks.settings import Settings
 from verification.faults.controls import CONTROLS
 from verification.faults.registry import FAULTS, NOT_APPLICABLE
@@ -267,13 +268,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tiers", choices=("DP", "S", "DPS"), default="DPS", help="default: DPS")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the matrix here too")
     parser.add_argument("--update", action="store_true", help="commit the kills found")
+    parser.add_argument("--keep", action="store_true", help="keep the matrix for the report")
     parser.add_argument("--workers", type=int, default=min(WORKERS, os.cpu_count() or 1))
+
+
+def for_report(record: Record) -> Record:
+    """Faults and controls as one kind, told apart by their role; seconds are of no interest."""
+    kept = {key: value for key, value in record.items() if key != "seconds"}
+    return {**kept, "kind": "fault", "role": record["kind"]}
+
+
+def _with_progress(options: argparse.Namespace) -> list[Record]:
+    with tqdm(unit="task", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.total, bar.n = total, done
+            bar.set_description_str(f"{what:24.24}")
+
+        return kill_matrix(options.tiers, options.only, progress, options.workers)
 
 
 def main(options: argparse.Namespace) -> int:
     """Print the matrix; 1 if a fault survives, a control is rejected, or a kill is lost."""
-    records = kill_matrix(options.tiers, options.only, workers=options.workers)
+    if options.keep and (options.only or options.tiers != "DPS"):
+        raise ValueError("The report wants the whole matrix: --keep goes without --only, --tiers.")
+    records = _with_progress(options)
     print(render(records))
+    if options.keep:
+        print(evidence.keep("faults", map(for_report, records)))
     if options.markdown:
         options.markdown.write_text(markdown(records), encoding="utf-8")
     if options.update:

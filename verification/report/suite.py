@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from verification.report import figures, tables
 from verification.report.files import read_style
 from verification.report.records import Record, Records
@@ -55,9 +53,10 @@ def context(records: Records) -> dict[str, Any]:
         "provenance_line": provenance_line(records.run),
         "facts": facts(records),
         "matrix": matrix_table(records.faults),
+        "matrix_origin": _origin(records.faults[-1]) if records.faults else None,
         "controls": controls_table(records.faults),
         "codes": codes_table(),
-        "alarms": _alarm_sentence(records.control),
+        "alarms": _alarm_sentences(records.control),
         "histogram": figures.alarm_figure(records.control),
         "mutants": mutation_table(records.mutation),
         "mutation_sentence": _mutation_sentence(records.mutation),
@@ -72,9 +71,9 @@ def facts(records: Records) -> list[tuple[str, str]]:
             known = [f for f in faults if f.get(key) is not None]
             killed = sum(bool(f[key]) for f in known)
             found.append((f"faults {name}", f"{killed} of {len(known)}"))
-    if records.control:
-        last = records.control[-1]
-        found.append(("false alarms", f"{last['rejected']} in {last['epochs']} epochs"))
+    for c in records.control:
+        name = f"false alarms at {sig(c['nominal'])}"
+        found.append((name, f"{c['rejected']} in {c['epochs']} epochs"))
     if records.mutation:
         found.append(("mutation score", f"{records.mutation[-1]['total']['score']:.1%}"))
     return found
@@ -90,25 +89,32 @@ def matrix_table(faults: Sequence[Record]) -> Table | None:
     rows = planted(faults)
     if not rows:
         return None
-    head = ["fault", "what is wrong", "seen in", "made from", *CODES]
+    codes = _codes(faults)
     body = [
         [
-            Markup("<code>{}</code>").format(r["id"]),
+            code(str(r["id"])),
             r["title"],
             r["source"],
             code(str(r["control"])),
-            *(_mark(r, name) for name in CODES),
+            *(MARK[r["verdicts"].get(name)] for name in codes),
         ]
         for r in rows
     ]
-    caption = "✓ the group fails the faulty estimator; · it was run and does not."
-    return Table(caption, head, body)
+    caption = (
+        "✓ the group fails the faulty estimator clearly: by ten times its limit, or at a hundredth "
+        "of its level; (✓) it fails it by less; · it was run and does not."
+    )
+    return Table(caption, ["fault", "what is wrong", "seen in", "made from", *codes], body)
 
 
-def _mark(record: Record, name: str) -> str:
-    if name in record["kills"]:
-        return "✓"
-    return "·" if name in record["verdicts"] else ""
+MARK = {"clear": "✓", "marginal": "(✓)", "": "·", None: ""}
+
+
+def _codes(faults: Sequence[Record]) -> list[str]:
+    """Codes that occur, in the order of `CODES`; D6a is a kind of D6."""
+    order = list(CODES)
+    found = {name for record in faults for name in record["verdicts"]}
+    return sorted(found, key=lambda name: (order.index(name.rstrip("abc")), name))
 
 
 def controls_table(faults: Sequence[Record]) -> Table | None:
@@ -161,11 +167,14 @@ def _kill_part(records: Records) -> list[tuple[str, str]]:
 
 
 def _alarm_part(records: Records) -> list[tuple[str, str]]:
-    if not records.control:
-        return []
-    last = records.control[-1]
-    text = f"{plural(last['rejected'], 'false alarm')} in {last['epochs']} epochs"
-    return [("PASS" if last["consistent"] else "FAIL", text)]
+    return [
+        (
+            "PASS" if c["consistent"] else "FAIL",
+            f"{plural(c['rejected'], 'false alarm')} in {c['epochs']} epochs "
+            f"at {sig(c['nominal'])}",
+        )
+        for c in records.control
+    ]
 
 
 def _mutation_part(records: Records) -> list[tuple[str, str]]:
@@ -176,17 +185,28 @@ def _mutation_part(records: Records) -> list[tuple[str, str]]:
     return [("PASS" if score >= 0.95 else "FAIL", text)]
 
 
-def _alarm_sentence(control: Sequence[Record]) -> str | None:
+def _alarm_sentences(control: Sequence[Record]) -> list[str]:
     if not control:
-        return None
-    last = control[-1]
-    low, high = last["interval"]
-    return (
-        f"A trusted dense sampler, which shares no code with the estimators, went through the "
-        f"sampling tier of the gate for {last['epochs']} epochs, each with seeds of its own: "
-        f"{plural(last['rejected'], 'false alarm')} at a nominal {sig(last['nominal'])} for each "
-        f"run; the rate lies in [{sig(low)}, {sig(high)}] (95 %)."
+        return []
+    first = (
+        "A trusted dense sampler, which shares no code with the estimators, went through the "
+        "sampling tier of the gate, each epoch with seeds of its own."
     )
+    return [first, *(_alarm_sentence(c) for c in control), _origin(control[-1])]
+
+
+def _alarm_sentence(c: Record) -> str:
+    low, high = c["interval"]
+    return (
+        f"Nominal rate {sig(c['nominal'])} for each run: {plural(c['rejected'], 'false alarm')} in "
+        f"{c['epochs']} epochs; the rate lies in [{sig(low)}, {sig(high)}] (95\u00a0%)."
+    )
+
+
+def _origin(record: Record) -> str:
+    """Which source was measured: this page shows records of several commands."""
+    clean = "" if record.get("clean") else ", with changes"
+    return f"Measured on commit {str(record.get('commit'))[:10]}{clean}."
 
 
 def _mutation_sentence(mutation: Sequence[Record]) -> str | None:
