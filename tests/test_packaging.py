@@ -35,9 +35,9 @@ def read(name: str) -> str:
 
 
 def requirements() -> list[Requirement]:
-    """Direct requirements: the package's, its extras' and the build's."""
+    """Direct requirements: the package's, its extras' and the build's, but for foreign ones."""
     project = PROJECT["project"]
-    extras = project["optional-dependencies"].values()
+    extras = [lines for name, lines in project["optional-dependencies"].items() if name != "foreign"]
     lines = project["dependencies"] + [line for extra in extras for line in extra]
     return [Requirement(line) for line in lines + PROJECT["build-system"]["requires"]]
 
@@ -89,7 +89,7 @@ def third_party(folder: str, *, top_level_only: bool) -> set[str]:
         ("specbp", (), True),
         ("specbp", ("verify",), False),  # inside functions: what only some data sets need
         ("verification", ("verify",), False),
-        ("tests", ("verify", "dev"), False),
+        ("tests", ("verify", "dev", "foreign"), False),
     ],
 )
 def test_what_is_imported_is_declared(folder, extras, top_level_only):
