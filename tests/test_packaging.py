@@ -37,7 +37,8 @@ def read(name: str) -> str:
 def requirements() -> list[Requirement]:
     """Direct requirements: the package's, its extras' and the build's, but for foreign ones."""
     project = PROJECT["project"]
-    extras = [lines for name, lines in project["optional-dependencies"].items() if name != "foreign"]
+    optional = project["optional-dependencies"].items()
+    extras = [lines for name, lines in optional if name != "foreign"]
     lines = project["dependencies"] + [line for extra in extras for line in extra]
     return [Requirement(line) for line in lines + PROJECT["build-system"]["requires"]]
 
