@@ -139,6 +139,7 @@ def record(
         "nominal": alpha,
         "interval": [low, high],
         "p_values": [check.p for checks in runs for check in checks if check.p is not None],
+        "scores": [check.z for checks in runs for check in checks if check.z is not None],
         "consistent": low <= alpha and bool(families) and not off,
         "families": families,
     }

@@ -35,7 +35,7 @@ def fingerprint() -> str:
 def origin() -> Record:
     """Commit and fingerprint of the source that is running."""
     commit, clean = _commit()
-    return {"commit": commit, "clean": clean, "source": fingerprint()}
+    return {"commit": commit, "clean": clean, "fingerprint": fingerprint()}
 
 
 def _commit() -> tuple[str, bool]:

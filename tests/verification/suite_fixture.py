@@ -39,7 +39,7 @@ def fault(name: str, *, kills: list[str], by_S: bool) -> Record:
 
 
 def control(*, rejected: int = 0, consistent: bool = True) -> Record:
-    p = np.random.default_rng(0).uniform(size=400)
+    rng = np.random.default_rng(0)
     return {
         "kind": "control",
         "id": "control",
@@ -49,7 +49,8 @@ def control(*, rejected: int = 0, consistent: bool = True) -> Record:
         "commit": "0123456789abcdef",
         "clean": True,
         "interval": [0.0, 0.018],
-        "p_values": p.tolist(),
+        "p_values": rng.uniform(size=400).tolist(),
+        "scores": rng.standard_normal(400).tolist(),
         "consistent": consistent,
     }
 

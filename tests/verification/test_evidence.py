@@ -18,7 +18,8 @@ def test_records_come_back_with_the_source_they_were_measured_on(tmp_path):
     found = evidence.kept(tmp_path, tmp_path / "none.json")
     assert [record["id"] for record in found] == ["control", "f1", "f2"]
     assert found[0]["p_values"] == [0.5, None]
-    assert all(len(record["source"]) == 64 and "commit" in record for record in found)
+    assert all(len(record["fingerprint"]) == 64 and "commit" in record for record in found)
+    assert found[1]["source"] == made[0]["source"]
 
 
 def test_the_mutation_score_is_one_record(tmp_path):

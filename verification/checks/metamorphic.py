@@ -49,6 +49,16 @@ def identity(subject: Subject, _settings: Settings) -> Iterator[Gap]:
         yield claims.furthest(f"c = {c:g}", errors, limit)
 
 
+@measured("D5 zero", "the trace of the zero operator is zero")
+def zero(subject: Subject, _settings: Settings) -> Iterator[Gap]:
+    if subject.estimand != "trace":
+        return
+    view = problems.problem("easy", N).views[subject.on]
+    given = () if subject.claims.expectation == "exact" else (claims.draw(view, PROBES, "D5"),)
+    found = subject.bound(view)(0 * view.operator, *given)
+    yield Gap("A = 0", abs(float(claims.value_of(found, ()))), subject.rounding(view))
+
+
 @measured("D5 evenness", "x and −x give the same value")
 def evenness(subject: Subject, _settings: Settings) -> Iterator[Gap]:
     if subject.claims.expectation == "exact":
@@ -126,4 +136,4 @@ def _values(subject: Subject, view: View, X: Tensor) -> np.ndarray:
     return claims.singles(subject, view, X)
 
 
-CHECKS = (scaling, identity, evenness, homogeneity, permutation, blocks)
+CHECKS = (scaling, identity, zero, evenness, homogeneity, permutation, blocks)

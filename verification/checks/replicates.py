@@ -40,6 +40,7 @@ SPECTRA = ("easy", "cond 1e2", "clusters", "power law", "spike")
 GRID = (
     *(Cell(s, n, m) for n, m in ((16, 4), (32, 4), (48, 2), (48, 8)) for s in SPECTRA),
     Cell("cond 1e4", 16, 4),
+    Cell("cond 1e6", 16, 4),  # where Krylov vectors lose their orthogonality
 )
 
 

@@ -68,7 +68,7 @@ FAULTS: tuple[Fault, ...] = (
         XTRACE,
         "xtrace-inverse",
         "XTrace divides by a triangular factor that can be singular",
-        "D2",
+        "D2 D5",
         source="traceax (NaN) and curvlinops (an exception) on dependent probes",
         note="The same division makes NaN of the zero operator. S sees it where signs coincide.",
         estimate=partial(xtrace, basis=by_inverse),

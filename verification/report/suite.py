@@ -54,6 +54,7 @@ def context(records: Records) -> dict[str, Any]:
         "facts": facts(records),
         "matrix": matrix_table(records.faults),
         "matrix_origin": _origin(records.faults[-1]) if records.faults else None,
+        "sources": sources_table(records.faults),
         "controls": controls_table(records.faults),
         "codes": codes_table(),
         "alarms": _alarm_sentences(records.control),
@@ -94,8 +95,6 @@ def matrix_table(faults: Sequence[Record]) -> Table | None:
         [
             code(str(r["id"])),
             r["title"],
-            r["source"],
-            code(str(r["control"])),
             *(MARK[r["verdicts"].get(name)] for name in codes),
         ]
         for r in rows
@@ -104,7 +103,16 @@ def matrix_table(faults: Sequence[Record]) -> Table | None:
         "✓ the group fails the faulty estimator clearly: by ten times its limit, or at a hundredth "
         "of its level; (✓) it fails it by less; · it was run and does not."
     )
-    return Table(caption, ["fault", "what is wrong", "seen in", "made from", *codes], body)
+    return Table(caption, ["fault", "what is wrong", *codes], body)
+
+
+def sources_table(faults: Sequence[Record]) -> Table:
+    """Where the faults come from."""
+    body = [
+        [code(str(r["id"])), r["source"], code(str(r["control"])), r.get("note") or MISSING]
+        for r in planted(faults)
+    ]
+    return Table("Where the faults come from.", ["fault", "seen in", "made from", "note"], body)
 
 
 MARK = {"clear": "✓", "marginal": "(✓)", "": "·", None: ""}

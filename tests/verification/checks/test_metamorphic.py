@@ -41,6 +41,10 @@ FAULTS = {
     "absolute tolerance": (metamorphic.scaling, with_value(CHEBYSHEV, floored)),
     "absolute tolerance, exact": (metamorphic.scaling, with_value(QR, floored)),
     "trace plus a constant": (metamorphic.scaling, with_value(TRACE, lambda v, _A, _X: v + 1e-9)),
+    "divided by what may be zero": (
+        metamorphic.zero,
+        with_value(TRACE, lambda v, A, X: v * ((A @ X) / (A @ X)).mean((-2, -1))),
+    ),
     "relative error on c I": (
         metamorphic.identity,
         with_value(SLQ, lambda v, _A, _X: v * (1 + 1e-9)),
