@@ -142,7 +142,7 @@ def test_linear_operator_defaults_are_biased_on_an_ill_conditioned_kernel():
 
 def test_linear_operator_is_unbiased_when_it_is_asked_for_accuracy():
     K = kernel(40, 1e-3)
-    options = {"law": None, "replicates": 100, "margin": 0.5}
+    options = {"law": None, "replicates": 400, "margin": 0.5}
     exact = float(torch.logdet(K))
     check = assert_unbiased(lambda A: logdet(A, **DEEP), K, exact, **options)
     assert check.verdict == "PASS"

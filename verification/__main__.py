@@ -43,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, KeyError, training.WeightsError) as error:
         print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
         return 2
+    except OSError as error:  # whose first argument is a number
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; `run` goes on where it was.", file=sys.stderr)
         return 130

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 
 from specbp.testing.outcome import FAIL
-from verification import compare_report, provenance
+from verification import compare_report, gate_report, provenance
 from verification.compare_cells import FUNCTIONS, REPLICATES, Cell, make_cells
 from verification.compare_judge import Report, Results, judge
 from verification.report.files import replace_files
 
 FEWEST = 20  # replicates: fewer have no interval worth the name
+TIME_LIMIT = 600.0  # s for all methods of one side
 REPEATS = 2  # calls of which the faster is timed
 WORKER = Path(__file__).with_name("compare_worker.py")
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.\[\]]*")
@@ -57,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("head", help=f"what is judged: {what}")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the report here")
     parser.add_argument("--replicates", type=int, default=REPLICATES, help="default: %(default)s")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=TIME_LIMIT,
+        metavar="S",
+        help="seconds for each side (default: %(default)g)",
+    )
     for side in ("base", "head"):
         parser.add_argument(
             f"--{side}-config",
@@ -75,11 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Compare, print the report, and return 1 if accuracy got worse."""
     try:
+        gate_report.check_targets(options.markdown)
         found = run(options)
         text = compare_report.markdown(found)
         if options.markdown:
             replace_files({options.markdown: text})
-    except (UsageError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(text)
@@ -106,6 +115,10 @@ def run(
         )
     if options.replicates < FEWEST:
         raise UsageError(f"At least {FEWEST} replicates are needed, got {options.replicates}.")
+    if not 0 < options.time_limit < float("inf"):
+        raise UsageError(
+            f"The time limit is a positive number of seconds, got {options.time_limit}."
+        )
     cells = make_cells(options.replicates) if cells is None else cells
     with tempfile.TemporaryDirectory(prefix="specbp-compare-") as folder:
         inputs = Path(folder) / "inputs.npz"
@@ -209,7 +222,7 @@ def run_worker(
     """Run one side in a process of its own.
 
     Raises:
-        UsageError: If the process failed.
+        UsageError: If the process failed, took too long, or ended without results.
     """
     ends = [cell.ends() for cell in cells]
     request = {
@@ -227,22 +240,48 @@ def run_worker(
     }
     asked, answered = inputs.with_name("request.json"), inputs.with_name("results.npz")
     asked.write_text(json.dumps(request))
+    answered.unlink(missing_ok=True)  # nothing of the other side may be taken for this one's
     here = [str(Path.cwd()), str(provenance.ROOT), os.environ.get("PYTHONPATH", "")]
     found = [str(path)] if path else [p for p in here if p]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found), "OMP_NUM_THREADS": "1"}
     # -P: the folder of this file, which holds modules of common names, stays off the path.
     command = [sys.executable, "-P", str(WORKER), str(asked), str(inputs), str(answered)]
-    # Its progress goes to our standard error, its last words into our message.
-    done = subprocess.run(
-        command, env=environment, cwd=path, stdout=2, stderr=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        raise UsageError(f"{side.label} cannot be run: {_last_words(done.stderr)}")
+    status, words = run_within(options.time_limit, command, env=environment, cwd=path)
+    if status is None:
+        raise UsageError(
+            f"{side.label} had no results after {options.time_limit:g} s: its progress above ends "
+            "where it hangs, or raise --time-limit."
+        )
+    if status:
+        raise UsageError(f"{side.label} cannot be run (exit status {status}): {words}")
+    if not answered.exists():
+        raise UsageError(f"{side.label} ended without results: its process left early: {words}")
     with np.load(answered) as results:
         return Results(
             json.loads(str(results["methods"])), {key: results[key] for key in results.files}
         )
 
 
-def _last_words(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-5:]) or "it says nothing"
+def run_within(
+    seconds: float, command: Sequence[str], *, env: dict[str, str], cwd: Path | None
+) -> tuple[int | None, str]:
+    """Exit status, None if it was stopped for taking too long, and the last words of a command.
+
+    Its standard output goes to our standard error. Whatever it started ends with it.
+    """
+    # A file: a pipe would stay open as long as any process that the command started.
+    with _terminable(), tempfile.TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(
+            command, env=env, cwd=cwd, stdout=2, stderr=said, start_new_session=True
+        )
+        status = None
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        said.seek(0)
+        return status, "\n".join(said.read().strip().splitlines()[-5:]) or "it says nothing"

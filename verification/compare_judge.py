@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ class Row:
         seconds: Ratio of the times; advisory.
         checks: What was judged.
         gated: False for a baseline method that is shown and not judged.
+        raised: What base and head raised instead of giving a value, by side.
     """
 
     method: str
@@ -68,6 +69,7 @@ class Row:
     seconds: float
     checks: tuple[Check, ...]
     gated: bool
+    raised: dict[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -106,7 +108,7 @@ def judge(labels: tuple[str, str], cells: Sequence[Cell], base: Results, head: R
     # Of a row, shift and calibration can fail on either side, the two ratios on one side each.
     confidence = 1 - ALPHA / (3 * len(common) * len(cells))
     rows = [
-        _row(name, cell, (base, head), i, confidence)
+        _row(name, cell, (base, head), i, confidence, never=_never_runs(head, name, cells))
         for name in common
         for i, cell in enumerate(cells)
     ]
@@ -135,7 +137,21 @@ def _changed(common: Sequence[str], base: Results, head: Results) -> dict[str, t
     return {name: (pair[0], pair[1]) for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _row(name: str, cell: Cell, sides: tuple[Results, Results], i: int, confidence: float) -> Row:
+def _never_runs(side: Results, name: str, cells: Sequence[Cell]) -> bool:
+    """Whether a method raises on every matrix that has an answer."""
+    tried = ["error" in side.of(name, i) for i, cell in enumerate(cells) if not cell.hopeless]
+    return bool(tried) and all(tried)
+
+
+def _row(
+    name: str,
+    cell: Cell,
+    sides: tuple[Results, Results],
+    i: int,
+    confidence: float,
+    *,
+    never: bool,
+) -> Row:
     b, h = (side.of(name, i) for side in sides)
     about = [side.methods[name] for side in sides]
     gated = any(described["gated"] for described in about)
@@ -143,8 +159,9 @@ def _row(name: str, cell: Cell, sides: tuple[Results, Results], i: int, confiden
         side: str(found["error"]) for side, found in (("base", b), ("head", h)) if "error" in found
     }
     if raised:
-        checks = (_raised(raised, cell.hopeless),)
-        return Row(name, cell.id, False, np.nan, None, None, np.nan, np.nan, checks, gated)
+        checks = (_raised(raised, cell.hopeless, never),)
+        nothing = (False, np.nan, None, None, np.nan, np.nan)
+        return Row(name, cell.id, *nothing, checks, gated, raised)
     comparison, calibration, judged = _judged(b, h, about, cell, confidence)
     keys = ("value", "standard_error", "ok", "samples")
     per_probe = "samples" if b["samples"].shape == h["samples"].shape else "value"
@@ -173,7 +190,8 @@ def _judged(
         return None, None, [_without_probes(b, h, references, cell.dtype)]
     found = _replicates(b, h, references, confidence)
     checks = [*found.checks, *_precision(b, h, references, found.rho, cell.dtype)]
-    if not about[0]["calibrated"]:
+    bars = any(np.isfinite(side["standard_error"]).any() for side in (b, h))
+    if not (about[0]["calibrated"] and bars):
         return found, None, checks
     pairs = [(side["value"], side["standard_error"]) for side in (b, h)]
     calibration, check = compare_calibration(*pairs, confidence=confidence)
@@ -242,12 +260,14 @@ def _without_probes(b: Fields, h: Fields, references: Sequence[Reference], dtype
     return within("accuracy", claim, now, limit)
 
 
-def _raised(raised: dict[str, str], hopeless: bool) -> Check:
-    """An exception is an answer where there is no other."""
+def _raised(raised: dict[str, str], hopeless: bool, never: bool) -> Check:
+    """An exception is an answer where there is no other; a method that never runs has none."""
     claim = "the head runs wherever the base does"
     text = "; ".join(f"{side} raises {message}" for side, message in raised.items())
     if hopeless and "head" in raised:
         return exactly("runs", claim, True, text)
+    if never:
+        return broken("runs", "the head runs on some matrix", text)
     if "base" in raised:
         return Check("runs", claim, INCONCLUSIVE, np.nan, np.nan, text)
     return broken("runs", claim, text)

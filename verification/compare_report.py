@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from specbp.testing.outcome import FAIL, worst
+from specbp.testing.outcome import FAIL, PASS, worst
 from specbp.testing.paired import CALIBRATION, TOLERANCE, Interval
 from verification.compare_cells import MOST_PROBES, PROBES
 from verification.compare_judge import ALPHA, FACTOR, Report, Row
 
+LONGEST = 300  # characters of an exception
 SIGNS = {
     "PASS": "✓ PASS",
     "FAIL": "✗ FAIL",
@@ -130,7 +131,7 @@ def _legend(report: Report) -> str:
 
 
 def _differences(report: Report) -> list[str]:
-    """Failed checks in full, other configurations, methods of one side only."""
+    """Failed checks in full, exceptions, other configurations, methods of one side only."""
     failed = [
         f"* `{row.method}` on {row.cell}: {check}"
         for row in report.rows
@@ -141,6 +142,7 @@ def _differences(report: Report) -> list[str]:
     parts = []
     for title, lines in (
         ("What got worse", failed),
+        ("What raised an exception", list(_exceptions(report))),
         ("Other arguments or claims, each side with its own", changed),
         ("Added, not compared", [f"* `{name}`" for name in report.added]),
         ("Removed, not compared", [f"* `{name}`" for name in report.removed]),
@@ -148,6 +150,23 @@ def _differences(report: Report) -> list[str]:
         if lines:
             parts += [f"## {title}", "\n".join(lines)]
     return parts
+
+
+def _exceptions(report: Report) -> Iterator[str]:
+    """The first exception of each side and method, but for those that are an answer."""
+    for name in dict.fromkeys(row.method for row in report.rows):
+        raised = [
+            row
+            for row in report.rows
+            if row.method == name and row.raised and worst(row.checks) != PASS
+        ]
+        for side in ("base", "head"):
+            found = [(row.cell, row.raised[side]) for row in raised if side in row.raised]
+            if found:
+                text = " ".join(found[0][1].split())
+                text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+                where = f"{len(found)} matrices, first on {found[0][0]}"
+                yield f"* `{name}`, {side}, on {where}: {text}"
 
 
 def _table(header: list[str], lines: list[list[str]]) -> str:

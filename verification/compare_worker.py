@@ -1,7 +1,8 @@
 """Run the estimators of one tree on given matrices and probes: a process of `compare`.
 
 `import specbp` is whatever PYTHONPATH says, so this file relies on nothing but the table of
-methods (name, estimate, on, estimand, config, needs) and the fields of `Estimate`.
+methods (name, estimate, on, estimand, config, needs) and the fields of `Estimate`. Functions of
+others may return a number, a pair (value, standard error), or an object with fields of those names.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import torch
 Result = dict[str, np.ndarray]
 ENOUGH = 0.1  # seconds: a longer call is timed once
 KNOWN = ("interval", "lower", "upper")
+VALUE = ("value", "estimate", "mean")
+ERROR = ("standard_error", "stderr", "std_err", "std_error", "sem", "se")
 
 
 class UsageError(Exception):
@@ -47,8 +50,15 @@ def main(arguments: list[str]) -> int:
                 found = evaluate(row, cell, inputs, i, request["repeats"])
                 results |= {f"{row.name}/{i}/{key}": value for key, value in found.items()}
     results["methods"] = np.array(json.dumps(described))
-    np.savez(arguments[2], **results)  # type: ignore[arg-type]
+    save(Path(arguments[2]), results)
     return 0
+
+
+def save(path: Path, results: Result) -> None:
+    """Write the whole file or none: its being there says that this process came to its end."""
+    temporary = path.with_name("unfinished.npz")
+    np.savez(temporary, **results)  # type: ignore[arg-type]
+    temporary.replace(path)
 
 
 def methods(request: dict[str, Any]) -> Iterator[Any]:
@@ -84,6 +94,7 @@ def methods(request: dict[str, Any]) -> Iterator[Any]:
         estimand=estimand,
         config=config,
         needs=needs,
+        foreign=True,
     )
 
 
@@ -142,16 +153,31 @@ def evaluate(row: Any, cell: dict[str, Any], inputs: Any, i: int, repeats: int) 
         return row.estimate(operator, *given, **config)
 
     try:
-        seconds: list[float] = []
+        return called(row, call, probes, repeats)
+    except (Exception, SystemExit) as error:
+        return {"error": np.array(f"{type(error).__name__}: {error}")}
+
+
+def called(row: Any, call: Callable[[torch.Tensor], Any], X: torch.Tensor, repeats: int) -> Result:
+    """All replicates in one block where the estimate allows, else one after the other."""
+    seconds: list[float] = []
+    try:
         while len(seconds) < repeats and sum(seconds) < ENOUGH:
             begin = time.perf_counter()
-            found = call(probes)
+            found = call(X)
             seconds.append(time.perf_counter() - begin)
-        if takes_probes(row.estimate) and tuple(found.value.shape) != tuple(probes.shape[:1]):
-            return {**joined([fields(call(X)) for X in probes]), "seconds": np.array(min(seconds))}
-        return {**fields(found), "seconds": np.array(min(seconds))}
-    except Exception as error:
-        return {"error": np.array(f"{type(error).__name__}: {error}")}
+        if not takes_probes(row.estimate):
+            return {**fields(found, ()), "seconds": np.array(min(seconds))}
+        if shape_of(found) == tuple(X.shape[:1]):
+            return {**fields(found, X.shape[:1]), "seconds": np.array(min(seconds))}
+    except Exception:
+        # The rows of the table promise to broadcast; other functions may know one block only.
+        if not (getattr(row, "foreign", False) and takes_probes(row.estimate)):
+            raise
+    begin = time.perf_counter()
+    together = joined([fields(call(x), ()) for x in X])
+    seconds.append(time.perf_counter() - begin)
+    return {**together, "seconds": np.array(min(seconds))}
 
 
 def takes_probes(estimate: Callable[..., Any]) -> bool:
@@ -161,17 +187,65 @@ def takes_probes(estimate: Callable[..., Any]) -> bool:
     return len(required) > 1
 
 
-def fields(estimate: Any) -> Result:
-    value = np.atleast_1d(estimate.value.detach().double().numpy())
+def fields(estimate: Any, shape: tuple[int, ...]) -> Result:
+    """Value (R,), with shape () as (1,), and all that is known besides."""
+    value, bar = parts(estimate)
+    value = reals(value)
+    if value.size != 1 and value.shape != tuple(shape):
+        raise TypeError(f"the result has shape {value.shape}, one number is required")
+    value = value.reshape(-1)
+    ok = getattr(estimate, "ok", None)
+    samples = getattr(estimate, "samples", None)
+    bars = np.full(1, np.nan) if bar is None else reals(bar)
     return {
         "value": value,
-        "standard_error": np.broadcast_to(
-            estimate.standard_error.detach().double().numpy(), value.shape
-        ),
-        "ok": np.broadcast_to(estimate.ok.numpy(), value.shape),
-        "samples": estimate.samples.detach().double().numpy(),
-        "matvecs": np.array(float(estimate.num_matvecs)),
+        "standard_error": np.broadcast_to(bars.reshape(-1), value.shape),
+        "ok": np.isfinite(value) if ok is None else np.broadcast_to(np.asarray(ok), value.shape),
+        "samples": value[:, None] if samples is None else reals(samples),
+        "matvecs": np.array(float(getattr(estimate, "num_matvecs", np.nan))),
     }
+
+
+def parts(estimate: Any) -> tuple[Any, Any]:
+    """Value and standard error, None without, of a number, a pair, or an object with fields."""
+    value, error = (
+        next((getattr(estimate, n) for n in names if is_field(estimate, n)), None)
+        for names in (VALUE, ERROR)
+    )
+    if value is not None:
+        return value, error
+    if isinstance(estimate, tuple | list) and 1 <= len(estimate) <= 2:
+        return estimate[0], estimate[1] if len(estimate) == 2 else None
+    return estimate, None
+
+
+def is_field(found: Any, name: str) -> bool:
+    """Arrays and tensors have methods of these names."""
+    return hasattr(found, name) and not callable(getattr(found, name))
+
+
+def shape_of(estimate: Any) -> tuple[int, ...]:
+    """The shape of its value."""
+    return reals(parts(estimate)[0]).shape
+
+
+def reals(found: Any) -> np.ndarray:
+    """Real numbers as float64.
+
+    Raises:
+        TypeError: If they are none.
+    """
+    if isinstance(found, torch.Tensor):
+        found = found.detach().cpu().numpy()
+    array = np.asarray(found)
+    if array.dtype == object and array.ndim == 0 and hasattr(found, "__float__"):
+        array = np.asarray(float(found))
+    if array.dtype.kind not in "iuf":
+        raise TypeError(
+            f"the result is of type {type(found).__name__} ({array.dtype}), "
+            "real numbers are required"
+        )
+    return array.astype(np.float64)
 
 
 def joined(parts: list[Result]) -> Result:

@@ -31,6 +31,7 @@ EPOCHS = 200
 # The gate's own, and one that is high enough for a few hundred epochs to tell a doubled rate.
 LEVELS = (SUITE_ALPHA, 0.05)
 SCORES_LEVEL = 1e-3  # of the test that the scores of all runs are standard normal
+LEAST = 20  # epochs below which a record cannot be called consistent
 
 
 def control_subject() -> Subject:
@@ -112,7 +113,8 @@ def record(
     Returns:
         The record: how many runs were rejected, the 95 % interval of the rate (Clopper–Pearson),
         and the p-value of every family of every run. It is consistent if the rate may be the
-        nominal one or less, and no family's scores are off (at 1e-3 for all of them together).
+        nominal one or less, no family's scores are off (at 1e-3 for all of them together), and
+        there are at least 20 epochs: fewer show nothing.
 
     Raises:
         ValueError: If there is no epoch, or the level is not in (0, 1).
@@ -140,7 +142,7 @@ def record(
         "interval": [low, high],
         "p_values": [check.p for checks in runs for check in checks if check.p is not None],
         "scores": [check.z for checks in runs for check in checks if check.z is not None],
-        "consistent": low <= alpha and bool(families) and not off,
+        "consistent": epochs >= LEAST and low <= alpha and bool(families) and not off,
         "families": families,
     }
 

@@ -6,13 +6,15 @@ case are not: each statistic is taken at one number of probes, each precision fo
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
 from specbp.testing import multiplicity
-from specbp.testing.outcome import FAIL, PASS
+from specbp.testing.outcome import FAIL, INCONCLUSIVE, PASS, normal_score
 from verification.store import Record
 
+FEW, VISIBLE = 8, 1.0  # fewer cells must see a common shift of one standard error of a cell
 PROBES = {"mean": 1, "variance": 1, "se": 4}
 Key = tuple[str, str, str]
 
@@ -27,14 +29,14 @@ def _grouped(cells: Iterable[Record]) -> dict[Key, list[tuple[Record, Record]]]:
     groups: dict[Key, list[tuple[Record, Record]]] = defaultdict(list)
     for cell in cells:
         for check in cell["checks"]:
-            random = check.get("z") is not None
+            random = check.get("z") is not None or check.get("p") is not None
             if random and PROBES.get(check["name"]) == cell["probes"]:
                 groups[cell["method"], cell["dtype"], check["name"]].append((cell, check))
     return dict(groups)
 
 
 def _family(key: Key, found: list[tuple[Record, Record]], alpha: float) -> Record:
-    z, p = ([check[name] for _, check in found] for name in ("z", "p"))
+    z, p = [_score(check) for _, check in found], [_p(check) for _, check in found]
     family = multiplicity.combined(z, alpha, p=p)
     method, dtype, statistic = key
     return {
@@ -44,7 +46,7 @@ def _family(key: Key, found: list[tuple[Record, Record]], alpha: float) -> Recor
         "dtype": dtype,
         "statistic": statistic,
         "cells": len(found),
-        "verdict": FAIL if family.rejected else PASS,
+        "verdict": FAIL if family.rejected else INCONCLUSIVE if _blind(len(found), alpha) else PASS,
         "holm": family.holm,
         "stouffer": family.stouffer,
         "spread": family.spread,
@@ -52,3 +54,19 @@ def _family(key: Key, found: list[tuple[Record, Record]], alpha: float) -> Recor
         "shift": multiplicity.detectable_shift(len(found), alpha),
         "worst": found[family.worst][0]["case"],
     }
+
+
+def _score(check: Record) -> float:
+    """The normal score; one that is missing or no number is as far out as scores go."""
+    z = check.get("z")
+    return float(z) if z is not None and math.isfinite(z) else normal_score(0.0)
+
+
+def _p(check: Record) -> float:
+    numbers = [v for v in (check.get("p"), check.get("z")) if v is not None and math.isfinite(v)]
+    return float(numbers[0]) if len(numbers) == 2 else 0.0
+
+
+def _blind(cells: int, alpha: float) -> bool:
+    """Whether a family is too small to see what it is there for, a small common shift."""
+    return cells < FEW and multiplicity.detectable_shift(cells, alpha) > VISIBLE

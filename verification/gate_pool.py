@@ -8,8 +8,10 @@ workers only.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +26,17 @@ from threadpoolctl import threadpool_limits
 from specbp.methods import METHODS
 from specbp.testing import outcome
 from specbp.testing.outcome import Check, broken
-from verification import baseline, checks
+from verification import adapted, baseline, checks
+from verification.adapted import Adapted
 from verification.checks import foreign
 from verification.checks.settings import Settings
 from verification.resolve import PREFIX, RATCHET, Request, ResolveError, resolve
+from verification.terminable import terminable
 
 STARTUP_LIMIT = 300.0  # seconds until a worker has imported everything
 LAST_WORDS = 5.0  # seconds that a process which closed its pipe has to end by itself
 PARTS = {"unit": ("DP",), "pull-request": ("DP", "S"), "nightly": ("DP", "S")}
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 READY, FOUND, DONE, REFUSED = "ready", "found", "done", "refused"
 
 
@@ -75,7 +80,11 @@ def judge(request: Request, tier: str, settings: Settings) -> Iterator[list[Chec
         yield foreign.run(subject, settings)
         return
     for part in PARTS[tier]:
-        yield checks.run(subject, part, settings)
+        found = checks.run(subject, part, settings)
+        if isinstance(subject.estimate, Adapted):  # it promises no number of products
+            found = [check for check in found if check.name != adapted.products.name]
+            found += adapted.products(subject, settings) if "D" in part else []
+        yield found
 
 
 @dataclass
@@ -120,18 +129,19 @@ class Pool:
             WorkerError: If a worker cannot be started.
         """
         left = len(self.requests)
-        try:
-            while left:
-                while len(self.workers) < min(count, left):
-                    self._start()
-                for worker in self._events():
-                    done = self._advance(worker)
-                    if done is not None:
-                        left -= 1
-                        yield done
-        finally:
-            for worker in self.workers:
-                worker.kill()
+        with terminable():
+            try:
+                while left:
+                    while len(self.workers) < min(count, left):
+                        self._start()
+                    for worker in self._events():
+                        done = self._advance(worker)
+                        if done is not None:
+                            left -= 1
+                            yield done
+            finally:
+                for worker in self.workers:
+                    worker.kill()
 
     def _start(self) -> None:
         # Forked workers would inherit torch's thread pool in an undefined state.
@@ -153,7 +163,7 @@ class Pool:
     def _advance(self, worker: _Worker) -> tuple[int, Judged] | None:
         """Take one message, or bury the worker; returns what is finished by that."""
         if not worker.connection.poll():
-            late = f"no result after {self.time_limit:g} s"
+            late = f"no result after {self.time_limit:g} s: --time-limit gives it longer"
             return self._bury(worker, _last_words(worker) if _is_dead(worker) else late)
         try:
             kind, content = worker.connection.recv()
@@ -165,7 +175,12 @@ class Pool:
             worker.found += content
             return None
         finished = self._finished(worker, content) if kind == DONE else None
-        self._assign(worker)
+        if finished is not None and _is_foreign(self.requests[finished[0]]):
+            # It may have changed anything in its process: matrices, torch's defaults.
+            self.workers.remove(worker)
+            worker.kill()
+        else:
+            self._assign(worker)
         return finished
 
     def _assign(self, worker: _Worker) -> None:
@@ -201,7 +216,7 @@ def _work(connection: Connection, tier: str, settings: Settings) -> None:
     if hasattr(os, "setsid"):
         os.setsid()  # so that what an estimator starts ends with it
     os.dup2(2, 1)  # what estimators print must not mix with the result on standard output
-    Thread(target=_die_with_parent, daemon=True).start()
+    _die_with_parent()
     torch.set_num_threads(1)
     with threadpool_limits(1), contextlib.suppress(EOFError, BrokenPipeError):
         connection.send((READY, None))
@@ -224,10 +239,23 @@ def _answer(connection: Connection, request: Request, tier: str, settings: Setti
 
 
 def _die_with_parent() -> None:
+    if sys.platform == "linux":  # also where the estimator never lets another thread run
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    Thread(target=_outlive, daemon=True).start()
+
+
+def _outlive() -> None:
+    """End this process and what it started as soon as the parent has ended."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
+        if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
+
+
+def _is_foreign(request: Request) -> bool:
+    return request.name != RATCHET and not request.name.startswith(PREFIX)
 
 
 def _is_dead(worker: _Worker) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 SYMBOL = {PASS: "✓", FAIL: "✗", INCONCLUSIVE: "?", REPORTED: "i"}
 NOTHING = "–"  # no check of this kind applies
 LEGEND = (
-    "promises: products, brackets, batches, attention to probes and matrix, failures reported, "
-    "figures no worse than recorded. "
+    "promises: law of the probes, products, brackets, batches, attention to probes and matrix, "
+    "failures reported, figures no worse than recorded. "
     "✓ PASS, ✗ FAIL, ? INCONCLUSIVE, i REPORTED, – not applicable."
 )
 
@@ -36,11 +37,11 @@ WORDS = {
 }
 COLUMNS = {
     "bias": "D1 D2 D3 D4 D5 D7 S1",
-    "variance": "P1 S2",
+    "variance": "S2",
     "gradient": "D6 S6 S7",
     "error bars": "D8 S3 S4",
     "reproducibility": "P2 P3 S5",
-    "promises": "D9 D10 D11 D12",
+    "promises": "P1 D9 D10 D11 D12",
 }
 
 
@@ -235,13 +236,33 @@ def check_targets(*targets: Path | None) -> None:
     """Refuse files that could not be written, before anything is run.
 
     Raises:
-        ValueError: If a folder does not exist.
+        ValueError: If a folder does not exist or takes no new file, if something other than a file
+            has the name, or if two have the same.
     """
-    for target in filter(None, targets):
+    wanted = [target for target in targets if target is not None]
+    for target in wanted:
+        _check_target(target)
+    twice = [str(path) for path, n in Counter(path.resolve() for path in wanted).items() if n > 1]
+    if twice:
+        raise ValueError(f"Each file is written once, {twice[0]} is named twice: name another.")
+
+
+def _check_target(target: Path) -> None:
+    try:
         if not target.parent.is_dir():
             raise ValueError(
                 f"There is no folder {target.parent} for {target.name}: make it first."
             )
+        # A device must not be replaced by a file either.
+        if target.exists() and not target.is_file():
+            raise ValueError(f"A file is required, {target} is none: name another.")
+        # Files are written beside their target, under a name as long as this one, and renamed.
+        prefix = f".{target.name}."
+        with tempfile.NamedTemporaryFile(prefix=prefix, suffix=".tmp", dir=target.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{target} cannot be written ({reason}): name another file.") from None
 
 
 def write(

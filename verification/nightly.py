@@ -29,6 +29,7 @@ import numpy as np
 from specbp.methods import METHODS
 from specbp.testing.evalues import ShiryaevRoberts
 from specbp.testing.outcome import FAIL, Check, normal_score
+from verification import gate_report
 from verification.checks import sampling
 from verification.checks.settings import Settings
 from verification.report.files import replace_files
@@ -41,6 +42,7 @@ SIZE = 256  # replicates of each cell and night
 TILTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 ALTERNATIVES = 3 * len(TILTS)
 LARGEST = 1e300  # evidence beyond this is stored as this
+FIELDS = {"kind", "id", "date", "z", "p", "e", "M", "evidence"}  # of a family's record
 # Of another version is a state whose evidence was gathered by other rules.
 RULES = {"format": FORMAT, "threshold": THRESHOLD, "size": SIZE, "tilts": list(TILTS)}
 
@@ -60,9 +62,10 @@ def run(
 
     Raises:
         ValueError: If the date is none or lies before the last night, or the file is damaged or of
-            another version; it is left as it is.
+            another version; it is left as it is. If it cannot be written, or nothing is judged.
     """
     night = _parsed(date)
+    date = night.isoformat()  # one spelling: it is part of the seeds and tells nights apart
     before = _read(state)
     if before.date and night < _parsed(before.date):
         raise ValueError(
@@ -70,7 +73,10 @@ def run(
             "Give a later date, or another file."
         )
     if before.date != date:
+        _check_writable(state)
         before = count(before, date, gated_subjects() if subjects is None else subjects)
+        if not (before.families or before.failed):
+            raise ValueError("No estimator was judged, so there is no night to count: name some.")
         _write(state, before)
     return before.records(), before.alarm
 
@@ -175,6 +181,14 @@ def _parsed(date: str) -> Date:
         raise ValueError(f"A date YYYY-MM-DD is required, got {date!r}.") from None
 
 
+def _check_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error}): name another file.") from None
+    gate_report.check_targets(path)
+
+
 def _write(path: Path, state: State) -> None:
     content = {
         "rules": RULES,
@@ -183,7 +197,6 @@ def _write(path: Path, state: State) -> None:
         "failed": list(state.failed),
         "families": list(state.families.values()),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     replace_files({path: json.dumps(content, indent=1, allow_nan=False) + "\n"})
 
 
@@ -216,18 +229,47 @@ def _refusal(path: Path, reason: str) -> str:
 
 def _state(content: dict[str, Any]) -> State:
     """The state in a parsed file; whatever is not as `_write` left it raises."""
-    families = {family["id"]: _checked(family) for family in content["families"]}
-    nights, failed = content["nights"], tuple(content["failed"])
-    _parsed(content["date"])
-    if type(nights) is not int or nights < 1 or not all(isinstance(f, str) for f in failed):
-        raise ValueError(f"nights = {nights!r}, failed = {failed!r}")
-    return State(content["date"], nights, families, failed)
+    date, nights, failed = content["date"], content["nights"], content["failed"]
+    _canonical(date)
+    _require(type(nights) is int and nights >= 1, f"nights = {nights!r}")
+    _require(_is_list_of(failed, str), f"failed = {failed!r}")
+    _require(_is_list_of(content["families"], dict), "families is no list of records")
+    families = {family["id"]: _checked(family, date) for family in content["families"]}
+    _require(len(families) == len(content["families"]), "an id occurs twice")
+    _require(bool(families or failed), f"{nights} nights without a family")
+    return State(date, nights, families, tuple(failed))
 
 
-def _checked(family: Record) -> Record:
-    M = np.array(family["evidence"], dtype=np.float64)
-    if M.shape != (ALTERNATIVES,) or not (np.isfinite(M) & (M >= 0)).all():
-        raise ValueError(f"the evidence of {family['id']} is {family['evidence']}")
-    if not math.isclose(family["M"], float(M.mean()), rel_tol=1e-9):
-        raise ValueError(f"the evidence of {family['id']} does not have the mean {family['M']}")
+def _checked(family: Record, last: str) -> Record:
+    id, evidence = family["id"], family["evidence"]
+    _require(set(family) == FIELDS, f"the fields of {id!r} are {sorted(family)}")
+    _require(type(id) is str and bool(id) and family["kind"] == "nightly", f"the id {id!r}")
+    _canonical(family["date"])
+    _require(family["date"] <= last, f"{id} is of {family['date']}, after {last}")
+    z, p, e, M = (family[key] for key in ("z", "p", "e", "M"))
+    _require(_are_numbers([z, p, e, M]), f"the numbers of {id} are {[z, p, e, M]}")
+    _require(0 <= p <= 1 and e >= 0, f"p = {p}, e = {e} of {id}")
+    right = _is_list_of(evidence, float, int) and len(evidence) == ALTERNATIVES
+    right = right and _are_numbers(evidence) and min(evidence) >= 0
+    _require(right, f"the evidence of {id} is {evidence}")
+    mean = float(np.mean(evidence))
+    _require(math.isclose(M, mean, rel_tol=1e-9), f"the evidence of {id} has not the mean {M}")
     return family
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ValueError(otherwise)
+
+
+def _canonical(date: object) -> None:
+    right = isinstance(date, str) and _parsed(date).isoformat() == date
+    _require(right, f"A date YYYY-MM-DD is required, got {date!r}.")
+
+
+def _is_list_of(found: object, *types: type) -> bool:
+    return isinstance(found, list) and all(type(item) in types for item in found)
+
+
+def _are_numbers(found: Sequence[object]) -> bool:
+    return all(type(x) in (float, int) and -LARGEST <= x <= LARGEST for x in found)  # type: ignore[operator]

@@ -12,24 +12,21 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from specbp import Estimate, exact, generator_for
-from specbp.estimate import EstimationError, from_samples
+from specbp import exact
 from specbp.methods import METHODS, Claims, Method
-from specbp.operators import CountingOperator
 from specbp.probes import LAWS
-from specbp.testing import blackbox, capture
+from specbp.testing import blackbox
+from verification.adapted import Adapted, as_tried, parameters
 from verification.cases import View
 from verification.checks.foreign import BlackBox
-from verification.checks.problems import problem
 from verification.subjects import ScalarFunction, Subject, from_method, interval
 
 ESTIMANDS = ("trace", "logdet")
@@ -38,6 +35,7 @@ PREFIX = "method:"
 RATCHET = "baseline"  # no estimator: the figures recorded for this platform
 KNOWN = ("interval", "lower", "upper")  # parameters filled in from the spectrum of each problem
 NUMBERS = (int, float, "int", "float")  # of probes, of products: no block of probes
+COUNTS = re.compile("(num|n)_.*|.*_count|count|k|m|n|degree|steps")
 RANDOM = ("generator", "rng", "seed", "key", "random_state")
 
 
@@ -73,11 +71,12 @@ def resolve(request: Request) -> Subject | BlackBox:
     """
     check(request)
     if request.name.startswith(PREFIX):
-        return from_method(METHODS[request.name.removeprefix(PREFIX)])
+        return _of_row(METHODS[request.name.removeprefix(PREFIX)], request)
     found = _imported(request.name)
     if isinstance(found, Method):
-        return from_method(found)
+        return _of_row(found, request)
     if isinstance(found, Subject):
+        _refuse_options(request, ())
         return found
     if inspect.isclass(found) or not callable(found):
         raise ResolveError(
@@ -88,6 +87,7 @@ def resolve(request: Request) -> Subject | BlackBox:
         raise ResolveError(
             f"{request.name} is a function: say what it estimates, --estimand trace or logdet."
         )
+    _refuse_number(found, request)
     probes = takes_probes(found, given=request.config)
     return _from_function(found, request) if probes else _black_box(found, request)
 
@@ -99,9 +99,12 @@ def check(request: Request) -> None:
         ResolveError: If the name has no colon, names no row, or an option is unknown.
     """
     if request.name == RATCHET:
+        _refuse_options(request, ())
         return
     if request.name.startswith(PREFIX):
-        _known("method", request.name.removeprefix(PREFIX), METHODS)
+        name = request.name.removeprefix(PREFIX)
+        _known("method", name, METHODS)
+        _refuse_options(request, METHODS[name].config)
     elif not all(part.strip() for part in request.name.split(":")) or request.name.count(":") != 1:
         raise ResolveError(
             f"{request.name!r} names no estimator: write pkg.module:name, or method:NAME for a row "
@@ -134,6 +137,56 @@ def settings_from(pairs: Iterable[str]) -> dict[str, Any]:
     return config
 
 
+def _of_row(row: Method, request: Request) -> Subject:
+    _refuse_options(request, row.config)
+    return from_method(replace(row, config={**row.config, **request.config}))
+
+
+def _refuse_options(request: Request, settable: Iterable[str]) -> None:
+    """Refuse options to what has its own estimand, law and arguments."""
+    given = {f"--set {key}": key not in settable for key in request.config}
+    for option in ("estimand", "law", "expects"):
+        given[f"--{option}"] = getattr(request, option) is not None
+    refused = [option for option, wrong in given.items() if wrong]
+    if refused:
+        keys = ", ".join(settable)
+        raise ResolveError(
+            f"{request.name} has its own estimand, law and arguments: leave out "
+            f"{', '.join(refused)}, or judge it in a run of its own"
+            + (f"; --set takes {keys}." if keys else ".")
+        )
+
+
+def _refuse_number(function: Callable[..., Any], request: Request) -> None:
+    leading = _leading(function)
+    if len(leading) < 2 or leading[1].name in request.config:
+        return
+    second = leading[1]
+    is_number = second.annotation in NUMBERS or COUNTS.fullmatch(second.name)
+    if is_number and second.name not in RANDOM:
+        raise ResolveError(
+            f"{request.name} takes a number {second.name}: give it a value, --set {second.name}=..."
+        )
+
+
+def _refuse_call(
+    function: Callable[..., Any], request: Request, *given: Any, **keywords: Any
+) -> None:
+    """Refuse a function whose signature has no room for the arguments, or for further ones."""
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return
+    try:
+        signature.bind_partial(**keywords)  # names first what there is too much of
+        signature.bind(*given, **keywords)
+    except TypeError as error:
+        raise ResolveError(
+            f"{request.name}{signature} cannot be called: {error}. Its arguments are an operator, "
+            "its probes or a generator, and those of --set KEY=VALUE."
+        ) from error
+
+
 def takes_probes(function: Callable[..., Any], given: Container[str] = ()) -> bool:
     """A parameter `probes`, or two leading positional ones, the second no generator and no number.
 
@@ -141,88 +194,38 @@ def takes_probes(function: Callable[..., Any], given: Container[str] = ()) -> bo
         function: Callable with a signature.
         given: Names of the arguments that are set already.
     """
-    parameters = list(_parameters(function).values())
-    if any(p.name == "probes" for p in parameters):
+    if "probes" in parameters(function) and "probes" not in given:
         return True
-    leading = [
-        p
-        for p in parameters
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-    ]
+    leading = _leading(function)
     if len(leading) < 2 or leading[1].name in given:
         return False
     second = leading[1]
     return second.name not in (*RANDOM, *KNOWN) and second.annotation not in NUMBERS
 
 
-class Adapted:
-    """A function `(operator, probes, ...)` as an estimator of the library.
-
-    It may return an `Estimate`, or whatever `blackbox.as_outcome` reads: a number, a pair of value
-    and standard error. Batches are looped over unless it returns an `Estimate` that has them.
-    """
-
-    def __init__(self, function: Callable[..., Any], *, tensors_only: bool = False):
-        self.function, self.tensors_only = function, tensors_only
-        self.takes_batches = True
-
-    def __call__(self, A: Any, probes: Tensor, **arguments: Any) -> Estimate:
-        """Estimates of the batch of A and `probes`."""
-        if self.tensors_only and not isinstance(A, Tensor):
-            A = A @ torch.eye(A.shape[-1], dtype=A.dtype)
-        batch = torch.broadcast_shapes(A.shape[:-2], probes.shape[:-2])
-        if not batch:
-            return self._single(A, probes, arguments)
-        whole = self._whole(A, probes, arguments) if self.takes_batches else None
-        if whole is not None and whole.value.shape == batch:
-            return whole
-        self.takes_batches = False
-        blocks = probes.expand(*batch, *probes.shape[-2:]).flatten(0, -3)
-        matrices = A.expand(*batch, *A.shape[-2:]).flatten(0, -3) if len(A.shape) > 2 else None
-        pairs = zip([A] * len(blocks) if matrices is None else matrices, blocks, strict=True)
-        return _stacked([self._single(*pair, arguments) for pair in pairs], batch)
-
-    def _whole(self, A: Any, probes: Tensor, arguments: dict[str, Any]) -> Estimate | None:
-        try:
-            found = self.function(A, probes, **arguments)
-        except Exception:  # it takes no batches; one at a time shows what else may be wrong
-            return None
-        return found if isinstance(found, Estimate) else None
-
-    def _single(self, A: Any, X: Tensor, arguments: dict[str, Any]) -> Estimate:
-        recorder = capture.recording(A)
-        found = self.function(recorder, X, **arguments)
-        if isinstance(found, Estimate):
-            return found
-        outcome = blackbox.as_outcome(found)
-        if outcome.value is None:
-            raise EstimationError(outcome.reason)
-        bar = float("nan") if outcome.standard_error is None else outcome.standard_error
-        products = sum(product.block.shape[-1] for product in recorder.record)
-        value = torch.tensor([outcome.value], dtype=torch.float64)
-        return replace(
-            from_samples(value, num_matvecs=products),
-            standard_error=torch.tensor(bar, dtype=torch.float64),
-            samples=value.new_empty((0,)),
-        )
-
-
-def _stacked(items: list[Estimate], batch: torch.Size) -> Estimate:
-    names = ("value", "standard_error", "lower", "upper", "status", "samples")
-    parts = {name: torch.stack([getattr(item, name) for item in items]) for name in names}
-    shaped = {name: part.reshape(*batch, *part.shape[1:]) for name, part in parts.items()}
-    return Estimate(num_matvecs=items[0].num_matvecs, **shaped)
+def _leading(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Positional parameters without a default."""
+    return [
+        p
+        for p in parameters(function).values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
 
 
 def _from_function(function: Callable[..., Any], request: Request) -> Subject:
-    parameters = _parameters(function)
-    needs = [k for k in KNOWN if k in parameters and k not in request.config]
+    names = parameters(function)
+    needs = [k for k in KNOWN if k in names and k not in request.config]
+    further = {**request.config, **dict.fromkeys(needs)}
+    if "probes" in names:
+        _refuse_call(function, request, None, **{"probes": None, **further})
+    else:
+        _refuse_call(function, request, None, None, **further)
     expects = _expects(request)
     law = request.law or "rademacher"
     subject = Subject(
         name=request.name,
         estimate=Adapted(function),
-        on="J" if next(iter(parameters), "") == "J" else "A",
+        on="J" if next(iter(names), "") == "J" else "A",
         estimand=cast('Literal["trace", "logdet"]', request.estimand),
         claims=Claims(
             cast(Any, "tr p(A)" if expects == "tr log A" else expects),
@@ -235,31 +238,7 @@ def _from_function(function: Callable[..., Any], request: Request) -> Subject:
         sampler=LAWS[law],
         law=law,
     )
-    return _as_tried(subject, function)
-
-
-def _as_tried(subject: Subject, function: Callable[..., Any]) -> Subject:
-    """The subject, claiming the error bars and the products that a trial call had."""
-    view = problem("cond 1e2", 8).views[subject.on]
-    X = subject.draw(8, 4, generator=generator_for("gate", "trial"))
-    try:
-        found = subject.call(view, X)
-    except Exception:  # the checks call it again, and report what is wrong
-        return subject
-    each = found.num_matvecs / X.shape[-1]
-    claims = replace(
-        subject.claims,
-        matvecs=lambda _n, m, _c: m * each,
-        calibrated=bool(torch.isfinite(found.standard_error).all()),
-    )
-    subject = replace(subject, claims=claims)
-    try:
-        subject.call(replace(view, operator=CountingOperator(view.operator)), X)
-    except Exception:  # it wants a tensor
-        adapted = Adapted(function, tensors_only=True)
-        on = subject.on if subject.on == "J" else "dense A"
-        return replace(subject, estimate=adapted, on=on)
-    return subject
+    return as_tried(subject, function)
 
 
 def _expects(request: Request) -> str:
@@ -294,7 +273,17 @@ def _arguments(needs: list[str], view: View) -> dict[str, Any]:
 
 
 def _black_box(function: Callable[..., Any], request: Request) -> BlackBox:
+    if request.expects is not None:
+        raise ResolveError(
+            f"{request.name} takes no probes: --expects is about functions of probes, leave it out."
+        )
     bound = partial(function, **request.config) if request.config else function
+    if not blackbox.takes_generator(bound):
+        _refuse_call(function, request, None, **request.config)
+    elif "generator" in parameters(bound):
+        _refuse_call(function, request, None, generator=None, **request.config)
+    else:
+        _refuse_call(function, request, None, None, **request.config)
     return BlackBox(request.name, bound, str(request.estimand), request.law)
 
 
@@ -329,13 +318,6 @@ def _known(what: str, value: str, choices: Iterable[str]) -> None:
         near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
         listed = f"did you mean {', '.join(near)}?" if near else f"one of {', '.join(choices)}."
         raise ResolveError(f"{what} is not {value!r}: {listed}")
-
-
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    try:
-        return dict(inspect.signature(function).parameters)
-    except (ValueError, TypeError):  # built in, without a signature: an operator is all it gets
-        return {}
 
 
 def _kind(found: Any) -> str:

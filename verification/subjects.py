@@ -118,12 +118,19 @@ class Subject:
         config, known = self.configured(n), self.arguments(view)
         ends = [float(v) for v in np.ravel(list(known.values())) if v is not None]
         size = float(np.abs(self.contract(view)(np.concatenate([lam, ends]))).max())
-        if self.claims.expectation in ("quadrature", "exact"):
+        if not self._is_polynomial(view, config):
             # Ritz values move by a few eps |A|, which log amplifies near the smallest one (on J the
             # same holds for singular values); k terms of the size of log are summed.
             terms = config.get("num_steps", 1) * size
             return 8 * eps * n * (self.amplification(view) + max(terms, 1.0))
         return 50 * (config.get("degree", 1) + 1) * (eps / 2) * n * size
+
+    def _is_polynomial(self, view: View, config: dict[str, Any]) -> bool:
+        """Whether products and sums are all that it computes: the trace, or a known degree."""
+        if self.claims.expectation in ("quadrature", "exact"):
+            return False
+        whole_log = self.claims.expectation == "tr p(A)" and self.estimand == "logdet"
+        return not whole_log or ("degree" in config and self.contract(view) is not np.log)
 
     def amplification(self, view: View) -> float:
         """Condition number of what the method works on: J or A."""

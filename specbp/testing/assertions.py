@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from specbp.exact import moments
-from specbp.testing import designs, evidence, judgements, tails
+from specbp.testing import designs, evidence, judgements, outcome
 from specbp.testing.assertions_calibrated import assert_calibrated
 from specbp.testing.assertions_gradient import assert_gradient
 from specbp.testing.assertions_reproducible import assert_reproducible
@@ -31,7 +31,6 @@ __all__ = [
     "assert_variance",
 ]
 
-MIN_T_REPLICATES = 400  # below, Student's t has the wrong size for skewed values
 REMEDIES = {
     "mean": "if the method promises tr p(A) of a truncated p, expect that, or pass a `tolerance`; "
     "else compare single values with xᵀf(A)x, specbp.exact.quadratic_forms",
@@ -66,6 +65,10 @@ def assert_unbiased(
     xᵀBx; replicates elsewhere, by Student's t. A number of `replicates` forces the last route,
     with the exact moments of `form` in place of t if there is one.
 
+    The hypothesis is that the bias is 0, or at most `tolerance`, to rounding: a bias below the
+    margin can FAIL too. Without moments, fewer than 400 replicates cannot pass; nor can float32
+    where its rounding, √(1000 n) ε times the size of the values, hides the margin.
+
     Args:
         estimator: `(A, probes) -> value`, probes (n, m) of A's dtype; for law None a black box that
             draws, `(A)` or `(A, generator)`. Values as in `specbp.testing.blackbox.call`.
@@ -75,15 +78,16 @@ def assert_unbiased(
         num_probes: m. Take 2 or more to see a sum that is not divided by m.
         form: B (n, n), if T is the mean of xᵢᵀBxᵢ.
         alpha: False-alarm rate, of replicates only.
-        margin: Bias that must be seen, in standard deviations of one estimate; replicates only.
-        tolerance: Bias that is allowed, in the unit of the estimate; that of rounding if None.
+        margin: Bias beyond the tolerance that must be seen, in standard deviations of one estimate:
+            by replicates with probability 0.95, and by exact routes in spite of rounding.
+        tolerance: Bias that is allowed beside rounding, in the unit of the estimate; 0 if None.
         key: Key of the seeds: equal keys, equal verdict.
-        replicates: R; by default as many as the margin needs, 609 for 0.2, and 400 at least.
+        replicates: R; by default as many as the margin needs, 614 for 0.2, and 400 at least.
         allow_inconclusive: Return a check without the power to see the margin instead of raising.
 
     Raises:
         AssertionError: The estimator is biased, fails, or the check has too little power.
-        ValueError: The law is unknown.
+        ValueError: The law is unknown, or replicates < 2.
 
     Source: Hutchinson (1990), doi:10.1080/03610919008812866; Student (1908),
     doi:10.1093/biomet/6.1.1; Cornish and Fisher (1938), doi:10.2307/1400905.
@@ -97,32 +101,52 @@ def assert_unbiased(
         ('PASS', 'D2 mean', 128)
     """
     m, n, claim = num_probes, A.shape[-1], "the expectation of the estimate is the expected value"
-    known = None
-    if form is not None and law in ("rademacher", "gaussian", "sphere"):
-        known = moments(judgements.as_numpy(form), law).averaged(m)
-    code, design = "S1", None
+    judgements.enough(replicates)
+    code, design, level = "S1", None, Level(alpha, margin)
     if replicates is None:
         code, design = _design_of_mean(estimator, A, law, m, form, key)
     if design is None:
-        R = replicates or max(MIN_T_REPLICATES, math.ceil((tails.shift(alpha) / margin) ** 2))
+        R = replicates or judgements.replicates_for_mean(level)
         found = evidence.replicates(estimator, A, R, law, m, key)
     else:
         found = evidence.over(estimator, A, design.probes)
     if found.failures:
         check = judgements.failed(f"{code} mean", claim, found)
         return settle(check, remedy=REMEDIES["failure"])
-    rounding = evidence.rounding(A, found.values)
-    limit = rounding if tolerance is None else tolerance
-    values, name = found.values, f"{code} mean"
+    B = None if form is None else judgements.as_numpy(form)
+    unit = evidence.unit(found.values, expected, () if B is None else B)
+    values, expected, name = found.values / unit, expected / unit, f"{code} mean"
+    B, known, allowed = None if B is None else B / unit, None, (tolerance or 0.0) / unit
+    if B is not None and law in ("rademacher", "gaussian", "sphere"):
+        known = moments(B, law).averaged(m)
+    noise, rounding = evidence.noise(A, values, B), evidence.rounding(A, values, B)
     if design is None:
-        level = Level(alpha, margin)
-        check = judgements.mean(name, claim, values, expected, law=known, level=level, limit=limit)
+        check = judgements.mean(
+            name,
+            claim,
+            values,
+            expected,
+            law=known,
+            level=Level(alpha, margin, rounding),
+            noise=noise,
+            tolerance=allowed,
+        )
         slack = 4 * float(values.std()) / math.sqrt(len(values))
     else:
-        mean = design.mean(values)
-        check = judgements.equal(name, claim, mean, expected, limit, len(values))
+        sd = math.sqrt(design.variance(values) if known is None else known.variance)
+        check = judgements.equal(
+            name,
+            claim,
+            design.mean(values),
+            expected,
+            limit=allowed + rounding,
+            size=len(values),
+            blind=rounding,
+            effect=max(margin * sd, allowed) if sd > noise else math.inf,
+        )
         slack = rounding
-    offsets = None if design is None or form is None else values - _forms(form, design)
+    check = judgements.in_units(check, unit)
+    offsets = None if design is None or B is None else values - _forms(B, design)
     likely = causes_of_mean(check.statistic, expected, n=n, m=m, slack=slack, offsets=offsets)
     return _settled(check, likely, REMEDIES["mean"], allow_inconclusive)
 
@@ -158,14 +182,15 @@ def assert_variance(
         num_probes: m.
         draws: The estimator draws m probes of that law itself.
         alpha: False-alarm rate, of replicates only.
-        margin: Excess of the ratio of variances that must be seen; replicates only.
+        margin: Excess of the ratio of variances that must be seen: by replicates with probability
+            0.95, and by exact routes in spite of rounding.
         key: Key of the seeds.
         replicates: R; by default as many as the margin needs, 20 000 at most.
         allow_inconclusive: Return a check without the power to see the margin.
 
     Raises:
         AssertionError: The variance is another one, or the check has too little power.
-        ValueError: The law has no closed form.
+        ValueError: The law has no closed form, or replicates < 2.
 
     Source: Avron and Toledo (2011), doi:10.1145/1944345.1944349; Box (1953), doi:10.2307/2333350.
 
@@ -177,7 +202,11 @@ def assert_variance(
         1.12
     """
     m, claim = num_probes, f"the variance is the closed form of the {law} law"
-    known, level = moments(judgements.as_numpy(form), law).averaged(m), Level(alpha, margin)
+    judgements.enough(replicates)
+    B = judgements.as_numpy(form)
+    unit = evidence.unit(B)
+    B = B / unit
+    known, level = moments(B, law).averaged(m), Level(alpha, margin)
     code, design = "S2", None
     if replicates is None and not draws:
         code, design = _design_of_variance(estimator, A, law, m)
@@ -186,22 +215,40 @@ def assert_variance(
         found = evidence.replicates(estimator, A, R, None if draws else law, m, key)
     else:
         found = evidence.over(estimator, A, design.probes)
-    name, values = f"{code} variance", found.values
+    name = f"{code} variance"
     if found.failures:
         check = judgements.failed(name, claim, found)
         return settle(check, remedy=REMEDIES["failure"])
-    if design is None and known.variance > 0:
-        check = judgements.variance(name, claim, values, known, level)
+    if not B.any():
+        unit = evidence.unit(found.values)
+    with np.errstate(over="ignore"):
+        values = found.values / unit
+    u, sd = evidence.rounding(A, values, B), math.sqrt(known.variance)
+    varies = sd > evidence.noise(A, values, B)
+    if not np.isfinite(values).all() or np.abs(values).max() > evidence.LARGEST:
+        reason = f"values up to {np.abs(found.values).max():.3g}, out of proportion to the form"
+        check = outcome.broken(name, claim, reason)
+    elif design is None and varies:
+        check = judgements.variance(name, claim, values, known, Level(alpha, margin, u))
     else:
         measured = float(values.var()) if design is None else design.variance(values)
         if design is not None and law == "gaussian":
             measured = designs.gaussian_moments(design, values)[1]
         # A relative error u of the values moves their variance by 2 u |T| sd + u² T².
-        u = evidence.rounding(A, values)
-        limit = 2 * u * math.sqrt(known.variance) + u**2
-        check = judgements.equal(name, claim, measured, known.variance, limit, len(values))
-    scale = known.variance if check.reference != 1.0 or design is not None else 1.0
-    likely = causes_of_variance(check.statistic / scale if scale else math.inf, m)
+        limit = 2 * u * sd + u**2
+        check = judgements.equal(
+            name,
+            claim,
+            measured,
+            known.variance,
+            limit=limit,
+            size=len(values),
+            blind=limit,
+            effect=margin * known.variance if varies else math.inf,
+        )
+    check = judgements.in_units(check, unit)
+    ratio = check.statistic / check.reference if check.reference else math.inf
+    likely = causes_of_variance(ratio, m)
     return _settled(check, likely, REMEDIES["variance"], allow_inconclusive)
 
 
@@ -234,9 +281,9 @@ def _design_of_variance(
     return "D4", designs.sphere_design(n)
 
 
-def _forms(form: Any, design: Design) -> np.ndarray:
+def _forms(B: np.ndarray, design: Design) -> np.ndarray:
     """Mean of xᵢᵀBxᵢ of every block."""
-    X, B = design.probes.numpy(), judgements.as_numpy(form)
+    X = design.probes.numpy()
     return np.asarray(((B @ X) * X).sum(1).mean(-1))
 
 

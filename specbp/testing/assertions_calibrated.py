@@ -38,7 +38,8 @@ def assert_calibrated(
     The ratio is more sensitive than coverage, and has the same target for every matrix: a nominal
     95 % of a correct estimator covers 83 to 95 % according to skewness. Both moments are exact
     where the outcomes of m probes are few (2 probes of n ≤ 7, 3 of n ≤ 5, 4 of n ≤ 4); elsewhere
-    replicates, against the exact variance if `form` is given.
+    replicates, against the exact variance if `form` is given. Where the estimate does not vary, as
+    on a diagonal matrix and signs, the error bars have to be 0 to rounding.
 
     Args:
         estimator: `(A, probes) -> Estimate` or `(value, standard error)`, or a black box for law
@@ -49,15 +50,16 @@ def assert_calibrated(
             it needs a smaller margin to be seen.
         form: B (n, n), if T is the mean of xᵢᵀBxᵢ over independent probes.
         alpha: False-alarm rate, of replicates only.
-        margin: Error of the ratio that matters: what is seen with probability 0.95 and, where the
-            ratio is exact, what is allowed to estimators other than means of independent values.
+        margin: Error of the ratio that matters: what replicates see with probability 0.95. Where
+            the ratio is exact and there is no `form`, what is allowed to estimators other than
+            means of independent values; with `form` only rounding is.
         key: Key of the seeds.
         replicates: R; by default as many as the margin needs.
         allow_inconclusive: Return a check without the power to see the margin.
 
     Raises:
         AssertionError: The error bars are too short or too long, missing, or power is too small.
-        ValueError: m < 2.
+        ValueError: m < 2, or replicates < 2.
 
     Source: Cochran (1977), Sampling Techniques, chapter 2; the ratio of replicates by its influence
     function: Hampel (1974), doi:10.1080/01621459.1974.10482962.
@@ -73,14 +75,13 @@ def assert_calibrated(
     m, claim = num_probes, "E[se²] is the variance of the estimate"
     if m < 2:
         raise ValueError(f"An error bar needs two probes or more, got num_probes = {m}.")
+    judgements.enough(replicates)
     design = evidence.exact_law(estimator, A, law, m) if replicates is None else None
-    known = None
-    if form is not None and law is not None:
-        known = moments(judgements.as_numpy(form), law)
+    B = None if form is None or law is None else judgements.as_numpy(form)
     if design is not None:
         found, code = evidence.over(estimator, A, design.probes), "D2"
     else:
-        R = replicates or max(MIN_REPLICATES, math.ceil(_needed(alpha, margin, m, known is None)))
+        R = replicates or max(MIN_REPLICATES, math.ceil(_needed(alpha, margin, m, B is None)))
         found, code = evidence.replicates(estimator, A, R, law, m, key), "S3"
     name, missing = f"{code} error bars", int(np.isnan(found.errors).sum())
     if found.failures or missing:
@@ -88,13 +89,24 @@ def assert_calibrated(
         if not found.failures:
             check = outcome.broken(name, claim, f"{missing} of {len(found.errors)} have no se")
         return settle(check, remedy="return an Estimate or a pair (value, standard error)")
-    level, squares = Level(alpha, margin), found.errors**2
-    if design is not None:
-        check = _exact(name, claim, design, found, m, level)
+    unit = evidence.unit(found.values, found.errors, () if B is None else B)
+    found = replace(found, values=found.values / unit, errors=found.errors / unit)
+    B = None if B is None else B / unit
+    known = None if B is None or law is None else moments(B, law)
+    noise, rounding = (f(A, found.values, B) for f in (evidence.noise, evidence.rounding))
+    level, squares = Level(alpha, margin, rounding), found.errors**2
+    deviation = math.sqrt(0.0 if known is None else known.variance / m)
+    if float(found.values.std()) <= noise and deviation <= noise:
+        check = _constant(name, claim, found, rounding)
+    elif design is not None:
+        check = _exact(
+            name, claim, design, found, m, level, known_sd=None if known is None else deviation
+        )
     elif known is not None:
-        check = replace(sampling.error_bars(squares, known, m, level), name=name)
+        check = replace(sampling.error_bars(squares, known, m, Level(alpha, margin)), name=name)
     else:
         check = judgements.ratio_of_means(name, claim, squares, found.values, level)
+    check = judgements.in_units(check, unit)
     slack = 1e-6 if design is not None else 3 * (check.detectable or 0) / tails.shift(alpha)
     failed = check.verdict == FAIL
     return settle(
@@ -105,12 +117,32 @@ def assert_calibrated(
     )
 
 
+def _constant(name: str, claim: str, found: evidence.Evidence, limit: float) -> Check:
+    largest = float(found.errors.max())
+    message = f"largest se {largest:.3g}, limit {limit:.3g}: {judgements.CONSTANT}"
+    verdict = outcome.PASS if largest <= limit else FAIL
+    size = len(found.values)
+    return Check(name, claim, verdict, largest, 0.0, message, margin=limit, size=size)
+
+
 def _exact(
-    name: str, claim: str, design: Any, found: evidence.Evidence, m: int, level: Level
+    name: str,
+    claim: str,
+    design: Any,
+    found: evidence.Evidence,
+    m: int,
+    level: Level,
+    *,
+    known_sd: float | None,
 ) -> Check:
     variance, square = design.variance(found.values), design.mean(found.errors**2)
     ratio = square / variance if variance > 0 else math.nan
-    near = abs(ratio - 1) <= level.margin and abs(ratio - (m - 1) / m) > 1e-9
+    # Rounding u of values and errors moves either square by 2 u sd + u², and sums by less.
+    sd = max(math.sqrt(variance), known_sd or 0.0)
+    share = level.rounding / sd if sd > 0 else math.inf
+    rounding = 1e-9 + 2 * (2 * share + share**2)
+    allowed = max(level.margin, rounding) if known_sd is None else rounding
+    near = abs(ratio - 1) <= allowed and abs(ratio - (m - 1) / m) > min(rounding, 1 / (2 * m))
     t = stats.t.isf(0.025, m - 1)
     mean = design.mean(found.values)
     covered = design.mean((np.abs(found.values - mean) <= t * found.errors).astype(float))
@@ -119,6 +151,9 @@ def _exact(
         f"the 95 % interval by t covers the mean with probability {covered:.4g}"
     )
     verdict = outcome.PASS if near else FAIL
+    if near and rounding > level.margin:
+        verdict = INCONCLUSIVE
+        message += f"; rounding of {rounding:.3g} hides the margin, use float64"
     return Check(
         name,
         claim,
@@ -126,7 +161,7 @@ def _exact(
         ratio,
         1.0,
         message,
-        margin=level.margin,
+        margin=allowed,
         size=len(found.values),
     )
 

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from specbp.probes import generator_for
 
 _VALUE = ("value", "estimate", "mean")
 _ERROR = ("standard_error", "stderr", "std_err", "std_error", "sem", "se")
+_FORMS = "; accepted are a number, (value, standard error), and an object with .value"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Outcome:
 
     Attributes:
         value: Finite value, or None.
-        standard_error: The error bar that came with it, or None; NaN counts as none.
+        standard_error: The error bar that came with it, finite and not negative, or None; None and
+            NaN claim none, anything else is a failure of the call.
         reason: Why there is no value, or None where there is one.
     """
 
@@ -48,9 +51,10 @@ def call(
 
     .. math:: A \mapsto (T, \mathrm{se}) \text{ or the reason of a failure}
 
-    Understood are numbers, arrays and tensors of one entry, pairs (value, standard error), and
+    Understood are real numbers, arrays and tensors of one entry, pairs (value, standard error), and
     objects with `value` or `estimate` and `standard_error`, `stderr` or `sem`. Everything else, an
-    exception, NaN and inf included, is an outcome with a reason.
+    exception, NaN and inf included, is an outcome with a reason; so is an error bar that is neither
+    None, nor NaN, nor a finite number ≥ 0.
 
     Args:
         estimator: A generator goes to its argument `generator`, else to a second required one.
@@ -66,6 +70,8 @@ def call(
         'the value is nan'
         >>> call(lambda A: 1 / 0, None).reason
         'raised ZeroDivisionError: division by zero'
+        >>> call(lambda A: (3.0, -0.5), None).reason
+        'the error bar is -0.5'
     """
     try:
         return as_outcome(invoke(estimator, A, generator))
@@ -183,31 +189,53 @@ def global_state() -> tuple[bytes, str, str]:
 
 def as_outcome(result: Any) -> Outcome:
     """What a call returned, as an `Outcome`; see `call`."""
-    if isinstance(result, tuple | list) and 1 <= len(result) <= 2:
+    name = next((n for n in _VALUE if _has_number(result, n)), None)
+    if name is None and isinstance(result, tuple | list):
+        if not 1 <= len(result) <= 2:
+            what = f"the result is a {type(result).__name__} of {len(result)}"
+            return Outcome(None, reason=what + _FORMS)
         value, error = result[0], result[1] if len(result) == 2 else None
     else:
-        value = next((getattr(result, n) for n in _VALUE if _has_number(result, n)), result)
+        value = result if name is None else getattr(result, name)
         error = next((getattr(result, n) for n in _ERROR if _has_number(result, n)), None)
-    number, reason = _number(value)
-    if number is None:
-        return Outcome(None, reason=f"{reason}{_flags(result)}")
-    bar, _ = _number(error)
-    return Outcome(number, bar)
+    number, reason = _number(value, "result")
+    if number is not None and not math.isfinite(number):
+        reason = f"the value is {number}"
+    if number is not None and reason is None:
+        bar, reason = _error_bar(error)
+        if reason is None:
+            return Outcome(number, bar)
+    return Outcome(None, reason=f"{reason}{_flags(result)}")
 
 
-def _number(value: Any) -> tuple[float | None, str | None]:
-    """A finite real number, or what is there instead."""
+def _error_bar(error: Any) -> tuple[float | None, str | None]:
+    """A finite number ≥ 0, None where none is claimed, or what is there instead."""
+    if error is None:
+        return None, None
+    bar, reason = _number(error, "error bar")
+    if bar is None or math.isnan(bar):
+        return None, reason
+    usable = bar >= 0 and math.isfinite(bar)
+    return (bar, None) if usable else (None, f"the error bar is {bar}")
+
+
+def _number(value: Any, what: str) -> tuple[float | None, str | None]:
+    """A real number, NaN and inf included, or what is there instead."""
+    kind = type(value).__name__
     if value is None or isinstance(value, str | bytes | bool | dict | set):
-        return None, f"the result is of type {type(value).__name__}, a real number is required"
+        return None, f"the {what} is of type {kind}, a real number is required{_FORMS}"
     value = value.detach() if isinstance(value, torch.Tensor) else value
     shape = tuple(value.shape) if isinstance(value, torch.Tensor) else np.shape(value)
     if math.prod(shape) != 1:
-        return None, f"the result has shape {shape}, one number is required"
+        return None, f"the {what} has shape {shape}, one number is required{_FORMS}"
+    # float() drops imaginary parts, reads text, and makes numbers of truth values.
+    dtype = value.dtype if isinstance(value, torch.Tensor) else np.asarray(value).dtype
+    if re.search("complex|bool|<U|>U|[|]S", str(dtype)):
+        return None, f"the {what} of type {kind} is not a real number (its dtype is {dtype})"
     try:
-        number = float(value.reshape(()) if hasattr(value, "reshape") else value)
+        return float(value.reshape(()) if hasattr(value, "reshape") else value), None
     except (TypeError, ValueError, RuntimeError) as error:
-        return None, f"the result of type {type(value).__name__} is not a real number ({error})"
-    return (number, None) if math.isfinite(number) else (None, f"the value is {number}")
+        return None, f"the {what} of type {kind} is not a real number ({error})"
 
 
 def _has_number(result: Any, name: str) -> bool:

@@ -151,7 +151,7 @@ def recording(A: Any) -> Any:
 
 
 def first_block(record: Sequence[Product]) -> Tensor:
-    """The first block that is not zero, float64 (..., n, m): the probes, up to scaling.
+    """The first block that is not zero, (..., n, m): the probes, up to scaling, in their own dtype.
 
     Solvers begin with a product with their initial guess, zero: such blocks are left out. An
     estimator may normalise its probes before it multiplies; then the block is normalised too.
@@ -173,7 +173,7 @@ def first_block(record: Sequence[Product]) -> Tensor:
     """
     for product in record:
         if bool((product.block != 0).any()):
-            return product.block.double()
+            return product.block if product.block.is_floating_point() else product.block.double()
     raise ValueError(
         f"No product with probes was recorded ({len(record)} in all, every block zero): the "
         "estimator does not multiply A by its probes with @, matmul, mm, mv, bmm, linear or einsum."
@@ -183,10 +183,11 @@ def first_block(record: Sequence[Product]) -> Tensor:
 def captured_probes(
     estimator: Callable[..., Any], A: Any, *, calls: int, key: Sequence[object]
 ) -> Tensor:
-    """The probes of `calls` independent calls of a black box, float64 (calls, ..., n, m).
+    """The probes of `calls` independent calls of a black box, (calls, ..., n, m).
 
     Call i gets `generator_for(*key, i)` if it takes a generator, and global generators seeded by
-    that key otherwise (`specbp.testing.blackbox.call_seeded`).
+    that key otherwise (`specbp.testing.blackbox.call_seeded`). The dtype is that of the
+    products: it says how exact a norm can be.
 
     Args:
         estimator: `estimator(A)` or `estimator(A, generator)`.

@@ -21,6 +21,8 @@ MAX_OUTCOMES = 2100  # evaluations: one probe of n ≤ 12, two of n ≤ 7, three
 MAX_ARRAY = 64  # 4096 evaluations
 # Rounding of a value: n additions in every dot product, up to a thousand recurrences.
 RECURRENCES = 1000
+# Sizes whose fourth powers, and those of their rounding, neither overflow nor underflow.
+SMALLEST, LARGEST = 1e-30, 1e30
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def exact_law(estimator: Callable[..., Any], A: Any, law: str | None, m: int) ->
     even = _same(estimator, A, m, _flip)
     if m == 1:
         design = designs.all_signs(n)
-        return design if even else _with_negatives(design)
+        return design if even else with_negatives(design)
     if even and K**m <= MAX_OUTCOMES:
         return designs.sign_tuples(n, m)
     if even and math.comb(K + m - 1, m) <= MAX_OUTCOMES and _same(estimator, A, m, _reverse):
@@ -101,10 +103,40 @@ def basis(n: int, m: int, law: str, key: Sequence[object]) -> Design:
     return Design(blocks, torch.full((n,), 1 / n, dtype=torch.float64))
 
 
-def rounding(A: Any, values: np.ndarray) -> float:
-    """Largest rounding expected of one value, in its unit."""
+def noise(A: Any, values: np.ndarray, form: np.ndarray | None = None) -> float:
+    r"""Rounding of one dot product of n terms, in the unit of the values.
+
+    .. math:: \sqrt n \, \epsilon \, s, \qquad
+              s = \max(\max_r |T_r|,\ \textstyle\sum_i |B_{ii}|,\ \|B\|_F)
+
+    s is the size of the terms that are added, as far as values and form B show it; values that
+    scatter by less do not vary at all.
+    """
     size = float(np.nanmax(np.abs(values), initial=0.0))
-    return RECURRENCES * A.shape[-1] * torch.finfo(A.dtype).eps * size
+    if form is not None:
+        size = max(size, float(np.abs(np.diagonal(form)).sum()), float(np.linalg.norm(form)))
+    return math.sqrt(A.shape[-1]) * torch.finfo(A.dtype).eps * size
+
+
+def rounding(A: Any, values: np.ndarray, form: np.ndarray | None = None) -> float:
+    r"""Rounding expected of one value after a thousand recurrences: √1000 times `noise`.
+
+    Errors of K n operations that are independent of one another add up to √(K n) ε s, where the
+    worst case K n ε s exceeds every float32 effect. An estimator whose rounding is amplified
+    beyond that, as by an ill-conditioned matrix, needs a stated tolerance.
+
+    Source: Higham and Mary (2019), doi:10.1137/18M1226312.
+    """
+    return math.sqrt(RECURRENCES) * noise(A, values, form)
+
+
+def unit(*parts: Any) -> float:
+    """A power of two to divide all parts by before any moment: 1 unless powers leave the range."""
+    arrays = [np.abs(np.asarray(part, dtype=np.float64)).ravel() for part in parts]
+    size = max((float(a[np.isfinite(a)].max(initial=0.0)) for a in arrays), default=0.0)
+    if size == 0 or SMALLEST <= size <= LARGEST:
+        return 1.0
+    return math.ldexp(1.0, math.frexp(size)[1] - 1)
 
 
 def _with_probes(estimator: Callable[..., Any], X: Tensor, A: Any) -> Any:
@@ -121,7 +153,8 @@ def _gather(outcomes: Any) -> Evidence:
     )
 
 
-def _with_negatives(design: Design) -> Design:
+def with_negatives(design: Design) -> Design:
+    """The design and its negative, half each."""
     return Design(
         torch.cat([design.probes, -design.probes]), torch.cat([design.weights, design.weights]) / 2
     )

@@ -68,7 +68,8 @@ class Comparison:
         mse_p: Paired t test on u = e_h² − e_b²; the test to quote.
         pitman_morgan_p: Test of equal variances; alarms too often under heavy tails.
         sign_p: Sign test of |e_h| against |e_b|; exact, but about medians.
-        detectable: RMSE ratio that this many replicates detect with probability `POWER`.
+        detectable: RMSE ratio that fails on this many replicates with probability `POWER`: as much
+            above the tolerance as `detectable_ratio` is above 1.
         checks: Failures, mean shift, variance ratio, RMSE ratio.
     """
 
@@ -164,13 +165,13 @@ def compare(
     variance_ratio = ONE if same else ratio_of_means(centred(e_b), centred(e_h), alpha)
     rmse_ratio = ONE if same else ratio_of_means(e_b**2, e_h**2, alpha).mapped(square_root)
     rho = correlation(e_b, e_h)
-    detectable = 1.0 if same else detectable_ratio(size, rho, kurtosis_of(e_b), alpha=alpha)
+    seen = 1.0 if same else detectable_ratio(size, rho, kurtosis_of(e_b), alpha=alpha)
     mse_p, shift_p = t_test(e_h**2 - e_b**2), t_test(d)
     checks = (
         _failures(int((here & ~there).sum()), len(base)),
         _shift_check("mean shift", shift, growth, margin, shift_p, size),
-        _ratio_check("variance ratio", variance_ratio, tolerance, detectable**2, size, None),
-        _ratio_check("RMSE ratio", rmse_ratio, tolerance, detectable, size, mse_p),
+        _ratio_check("variance ratio", variance_ratio, tolerance, tolerance * seen**2, size, None),
+        _ratio_check("RMSE ratio", rmse_ratio, tolerance, tolerance * seen, size, mse_p),
     )
     return Comparison(
         size=size,
@@ -187,7 +188,7 @@ def compare(
         mse_p=mse_p,
         pitman_morgan_p=pitman_morgan(e_b, e_h),
         sign_p=sign_test(np.abs(e_h) - np.abs(e_b)),
-        detectable=detectable,
+        detectable=tolerance * seen,
         checks=checks,
     )
 

@@ -14,9 +14,11 @@ from scipy import stats
 from torch import Tensor
 
 from specbp.probes import generator_for
-from specbp.testing import outcome
+from specbp.testing import outcome, tails
 from specbp.testing.blackbox import global_state
 from specbp.testing.outcome import Check
+
+DENSE = 0.5  # vectors in two parts, over their possible values, beyond which Poisson's law fails
 
 
 def duplicate_checks(
@@ -27,8 +29,9 @@ def duplicate_checks(
     Equal probes mean that one draw was counted twice: shared between items of a batch, frozen
     between calls, antithetic, or drawn from seeds that repeat. A pair is charged to the first axis
     in which its members differ. Vectors are compared bit by bit, which needs no level; only where
-    short sign vectors coincide by chance (n ≤ 30 or so) is the number of pairs held against their
-    Poisson law at `alpha`, and REPORTED if it is compatible.
+    short sign vectors coincide by chance (n ≤ 30 or so) is the number of pairs held against its
+    law at `alpha` (Poisson's, and a three-moment fit where vectors outnumber their possible
+    values), and REPORTED if it is compatible.
 
     Args:
         blocks: Captured blocks (*axes, n, m).
@@ -52,12 +55,13 @@ def duplicate_checks(
             f"Blocks of axes {tuple(axes)} have shape (*axes, n, m), got {tuple(blocks.shape)}."
         )
     shape, n = (*blocks.shape[:-2], blocks.shape[-1]), blocks.shape[-2]
-    rows = blocks.detach().cpu().mT.reshape(-1, n)
+    # Widening is one to one, and numpy has no bfloat16.
+    rows = blocks.detach().cpu().double().mT.reshape(-1, n)
     found = _coincident_pairs(rows, shape)
     checks = []
     for axis, scope in enumerate([*(f"across {name}" for name in axes), "within one block"]):
         if shape[axis] > 1:
-            checks.append(_duplicates(scope, found[axis], _pairs(shape, axis), rows, alpha))
+            checks.append(_duplicates(scope, found[axis], shape, axis, rows, alpha))
     return checks
 
 
@@ -91,16 +95,39 @@ def _pairs(shape: tuple[int, ...], axis: int) -> int:
     return math.prod(shape[:axis]) * math.comb(shape[axis], 2) * inner**2
 
 
-def _duplicates(scope: str, found: int, pairs: int, rows: Tensor, alpha: float) -> Check:
+def _chance_p(found: int, shape: tuple[int, ...], axis: int, q: float) -> float:
+    """P(at least as many pairs coincide) of fresh vectors, each pair equal with probability q.
+
+    Indicators of pairs are uncorrelated, even those that share a vector; three that form a triangle
+    are not independent: third moment by the number of triangles, tail by Pearson's type III, which
+    for all pairs of many vectors is the χ² test of equal frequencies. Never below Poisson's tail.
+    """
+    parts, inner, pairs = shape[axis], math.prod(shape[axis + 1 :]), _pairs(shape, axis)
+    triangles = math.prod(shape[:axis]) * math.comb(parts, 3) * inner**3
+    sd = math.sqrt(pairs * q * (1 - q))
+    third = pairs * q * (1 - q) * (1 - 2 * q) + 6 * triangles * q**2 * (1 - q)
+    z = (found - pairs * q) / sd if sd > 0 else 0.0
+    ps = [
+        float(stats.poisson.sf(found - 1, pairs * q)),
+        tails.pearson(z, third / sd**3) if sd else 1.0,
+    ]
+    if parts == 2 and inner > 1 and 2 * inner * q > DENSE and z > 0:
+        ps.append(1 / (1 + z**2))  # a product of two sums has a long tail: Cantelli's bound
+    return max(ps)
+
+
+def _duplicates(
+    scope: str, found: int, shape: tuple[int, ...], axis: int, rows: Tensor, alpha: float
+) -> Check:
     claim = f"no two probes {scope} are equal up to sign"
     name, n = f"P2 duplicates {scope}", rows.shape[1]
-    modulus = rows.abs()
+    pairs, modulus = _pairs(shape, axis), rows.abs()
     signs = bool((modulus == modulus.flatten()[0]).all())
     chance = pairs * 2.0 ** (1 - n) if signs else 0.0
     message = f"{found} of {pairs} pairs coincide, {chance:.2g} expected by chance"
     if chance <= alpha:
         return outcome.exactly(name, claim, found == 0, message)
-    p = float(stats.poisson.sf(found - 1, chance))
+    p = _chance_p(found, shape, axis, 2.0 ** (1 - n))
     if p <= alpha:
         return replace(outcome.exactly(name, claim, False, message), p=p, alpha=alpha)
     reason = f"{message}: sign vectors of length {n} are too few, take a larger n"

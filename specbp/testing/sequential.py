@@ -221,8 +221,9 @@ def escalate(
     .. math:: \text{FAIL at look } j \text{ if } p_j \le \alpha s_j / \textstyle\sum_i s_i
 
     PASS at the first look with p ≥ 0.01 and the power to see the margin; all other outcomes are
-    those of the last look. Whatever the rule by which looks are taken, the false alarms are at most
-    α, by the union bound.
+    those of the last look. A look with too few values for a p-value, such as one of Student's t
+    below its least size, is INCONCLUSIVE and not the last. Whatever the rule by which looks are
+    taken, the false alarms are at most α, by the union bound.
 
     Args:
         sample: k -> k further independent values, shape (k, ...).
@@ -232,7 +233,8 @@ def escalate(
         shares: How α is split among the looks.
 
     Returns:
-        The check of the last look taken, with the p-value of all: the least p_j Σs / s_j.
+        The check of the last look taken, with the p-value of all: the least p_j Σs / s_j,
+        None where no look had one.
 
     Raises:
         ValueError: If sizes do not increase or have other shares than themselves.
@@ -251,20 +253,23 @@ def escalate(
     Sequential Methods (2000).
     """
     _require_looks(sizes, shares)
-    values, p = sample(sizes[0]), 1.0
+    values, p = sample(sizes[0]), math.inf
     for look, (size, share) in enumerate(zip(sizes, shares, strict=True)):
         if look:
             values = np.concatenate([values, sample(size - len(values))])
         part = share / sum(shares)
         check = test(values, replace(level, alpha=level.alpha * part))
         if check.p is None:
-            return check  # nothing random: more values say nothing more
+            if check.verdict != INCONCLUSIVE:
+                return check  # nothing random: more values say nothing more
+            continue  # too few values for a p-value
         p = min(p, check.p / part)
         done = check.verdict == PASS and check.p >= SUSPICIOUS
         if done or check.verdict == FAIL:
             break
     message = f"{check.message}; look {look + 1} of {len(sizes)}, all looks at {level.alpha:.2g}"
-    return replace(check, p=p, alpha=level.alpha, message=message)
+    found = p if p < math.inf else None
+    return replace(check, p=found, alpha=level.alpha, message=message)
 
 
 def _require_looks(sizes: Sequence[int], shares: Sequence[float]) -> None:

@@ -92,7 +92,7 @@ def test_a_bias_of_one_percent_is_caught_exactly(route):
 
 
 def test_sampling_cannot_see_one_percent_and_does_not_go_green_blind():
-    """Bias of 1 % is 0.1 sd here: R = 609 says PASS for margin 0.2, R = 100 says nothing."""
+    """Bias of 1 % is 0.1 sd here: R = 614 says PASS for margin 0.2, R = 100 says nothing."""
     with pytest.raises(AssertionError, match="INCONCLUSIVE S1 mean") as caught:
         assert_unbiased(chebyshev, LARGE, expected(LARGE), num_probes=4, replicates=100)
     assert "raise `replicates`" in str(caught.value)
@@ -132,7 +132,7 @@ def test_the_text_of_a_message():
         assert_unbiased(lambda A, X: -(X * (A @ X)).sum(), torch.eye(4).double(), 4.0)
     assert str(caught.value) == (
         "FAIL D2 mean: the expectation of the estimate is the expected value\n"
-        "  found     exact over 8 evaluations: error 8, limit 3.55e-12\n"
+        "  found     exact over 8 evaluations: error 8, limit 5.62e-14\n"
         "  measured  -4\n"
         "  reference 4\n"
         "  gap       -8 (-2 of it)\n"
@@ -193,7 +193,7 @@ def globally(A):
 def test_black_boxes_draw_for_themselves(estimator):
     trace = float(LARGE.trace())
     check = assert_unbiased(estimator, LARGE, trace, law=None)
-    assert (check.name, check.size) == ("S1 mean", 609)
+    assert (check.name, check.size) == ("S1 mean", 614)
     assert check == assert_unbiased(estimator, LARGE, trace, law=None)
     other = assert_unbiased(estimator, LARGE, trace, law=None, key=("another",))
     assert other.statistic != check.statistic
@@ -229,7 +229,15 @@ def test_false_alarms_come_at_the_stated_rate():
     for i in range(400):
         try:
             check = assert_unbiased(
-                draws, one, 0.0, law=None, alpha=0.05, replicates=20, margin=9, key=(i,)
+                draws,
+                one,
+                0.0,
+                law=None,
+                alpha=0.05,
+                replicates=20,
+                margin=9,
+                key=(i,),
+                allow_inconclusive=True,
             )
             verdicts.append(check.verdict == "FAIL")
         except AssertionError:

@@ -110,3 +110,69 @@ def test_false_alarms_come_at_the_stated_rate():
         return False
 
     assert abs(np.mean([alarm(i) for i in range(300)]) - 0.05) < 0.045
+
+
+MATRICES = {
+    "identity": torch.eye(4).double(),
+    "zero": torch.zeros(4, 4).double(),
+    "diagonal": torch.diag(torch.tensor([1.0, 0.1, 0.3, 0.7])).double(),
+    "no trace": torch.diag(torch.tensor([1.0, -0.1, -0.3, -0.6])).double(),
+}
+SIZES = [{"num_probes": 3}, {"num_probes": 4, "replicates": 500}]
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("options", SIZES, ids=["exact", "replicates"])
+def test_an_estimate_that_does_not_vary_has_error_bars_of_zero(name, options):
+    A = MATRICES[name]
+    check = assert_calibrated(bars, A, form=A, **options)
+    assert check.verdict == "PASS"
+    assert "does not vary" in check.message
+    with pytest.raises(AssertionError, match="FAIL"):
+        assert_calibrated(lambda A, X: (bars(A, X)[0], 0.1), A, form=A, **options)
+
+
+def test_frozen_values_do_not_pass_for_a_matrix_without_scatter():
+    with pytest.raises(AssertionError, match="FAIL"):
+        assert_calibrated(lambda A, X: (A.trace(), 0.0), SMALL, num_probes=3, form=SMALL)
+
+
+def test_error_bars_of_zero_are_a_failure():
+    with pytest.raises(AssertionError, match=r"E\[se²\] = 0 .* have no ratio"):
+        assert_calibrated(lambda A, X: bars(A, X, factor=0.0), LARGE)
+
+
+def test_a_form_leaves_no_margin_where_the_ratio_is_exact():
+    """Ratio 1.1, margin 0.2: allowed to an estimator of no known form only."""
+    options = {"num_probes": 3}
+    assert assert_calibrated(lambda A, X: bars(A, X, factor=1.1**0.5), SMALL, **options)
+    with pytest.raises(AssertionError, match="FAIL D2"):
+        assert_calibrated(lambda A, X: bars(A, X, factor=1.1**0.5), SMALL, form=SMALL, **options)
+    assert assert_calibrated(bars, SMALL, form=SMALL, **options).margin < 1e-8
+
+
+def test_float32_that_hides_the_scatter_does_not_pass():
+    A = SMALL.float() + 3e4 * torch.eye(4)
+    with pytest.raises(AssertionError, match=r"INCONCLUSIVE|FAIL"):
+        assert_calibrated(bars, A, num_probes=3)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+@pytest.mark.parametrize("options", [{}, {"replicates": 1500}], ids=["exact", "replicates"])
+def test_error_bars_are_judged_alike_at_every_scale(scale, options):
+    A = scale * SMALL
+
+    def scaled(A, X, factor=1.0):
+        mean, error = bars(A / scale, X, factor=factor)
+        return mean * scale, error * scale
+
+    assert assert_calibrated(scaled, A, num_probes=3, form=A, **options).verdict == "PASS"
+    with pytest.raises(AssertionError, match="FAIL"):
+        assert_calibrated(lambda A, X: scaled(A, X, 2.0), A, num_probes=3, form=A, **options)
+
+
+def test_infinite_error_bars_and_single_replicates_are_refused():
+    with pytest.raises(AssertionError, match="the error bar is inf"):
+        assert_calibrated(lambda A, X: (X.sum(), float("inf")), SMALL, num_probes=3)
+    with pytest.raises(ValueError, match="two of them or more"):
+        assert_calibrated(bars, SMALL, replicates=1)

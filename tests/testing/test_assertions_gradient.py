@@ -149,3 +149,39 @@ def test_float32_passes_at_its_own_accuracy():
         assert_gradient(
             lambda t, X: Scaled.apply(single(t, X), 0.9), THETA.float(), X.float(), margin=0.02
         )
+
+
+def test_five_percent_of_a_gradient_are_seen_in_float32():
+    D = torch.linspace(1, 3, 500)
+
+    def function(theta, X):
+        return (X.square() * (theta * D)[:, None]).sum() / X.shape[-1]
+
+    theta, probes = torch.ones(500), signs(500, 2).float()
+    options = {"margin": 0.05, "directions": 1}
+    assert assert_gradient(function, theta, probes, expected=D, **options).verdict == "PASS"
+    with pytest.raises(AssertionError, match="FAIL D6 gradient mean"):
+        assert_gradient(function, theta, probes, expected=1.05 * D, **options)
+
+
+def test_rounding_that_hides_an_expected_gradient_does_not_pass():
+    """Gradients of single probes are 1e6 times their mean: float32 cannot see a part in 100."""
+
+    def function(theta, X):
+        return theta.sum() * (1 + 1e6 * X[0, 0] * X[1, 0])
+
+    theta, probes = torch.ones(3), signs(4, 1).float()
+    options = {"expected": torch.ones(3), "margin": 0.01}
+    with pytest.raises(AssertionError, match=r"(?s)INCONCLUSIVE D2 gradient mean.*use float64"):
+        assert_gradient(function, theta, probes, **options)
+    check = assert_gradient(function, theta, probes, **options, allow_inconclusive=True)
+    assert check.verdict == "INCONCLUSIVE"
+
+
+def test_gradients_that_are_odd_are_averaged_over_both_signs():
+    def odd(theta, X):
+        return (X.square() * theta[:, None]).sum() + (X * theta[:, None].square()).sum()
+
+    theta = torch.linspace(1, 2, 4).double()
+    check = assert_gradient(odd, theta, signs(4, 1), expected=torch.ones(4).double())
+    assert (check.verdict, check.size) == ("PASS", 16)

@@ -37,7 +37,9 @@ def estimate_of(*samples: float) -> Estimate:
         (np.array([2.5]), 2.5, None),
         ((2.5, 0.5), 2.5, 0.5),
         ([torch.tensor(2.5), np.float64(0.5)], 2.5, 0.5),
-        ((2.5, {"std.err": 0.5}), 2.5, None),
+        ((2.5, None), 2.5, None),
+        ((2.5, float("nan")), 2.5, None),
+        ((2.5, 0), 2.5, 0.0),
         ((2.5,), 2.5, None),
         (estimate_of(1.0, 3.0), 2.0, 1.0),
         (estimate_of(1.0), 1.0, None),
@@ -55,13 +57,24 @@ def test_results_that_are_understood(result, value, error):
         (None, "type NoneType"),
         (True, "type bool"),
         ("3.0", "type str"),
-        ({"value": 3.0}, "type dict"),
+        (
+            {"value": 3.0},
+            r"type dict.*accepted are a number, \(value, standard error\), and an object with .val",
+        ),
         (object(), "not a real number"),
-        (1 + 2j, "not a real number"),
+        (1 + 2j, "dtype is complex128"),
+        (np.complex128(1 + 100j), "dtype is complex128"),
+        (np.array([1 + 0j]), "dtype is complex128"),
+        (torch.tensor(1 + 2j), "dtype is torch.complex64"),
+        (torch.tensor(1 + 0j), "dtype is torch.complex64"),
+        ((1 + 2j, 0.5), "the result of type complex"),
+        (np.array("3.0"), "not a real number"),
+        (torch.tensor(True), "dtype is torch.bool"),
         (torch.ones(3), r"shape \(3,\)"),
         (np.ones((1, 2)), r"shape \(1, 2\)"),
         (torch.ones(0), r"shape \(0,\)"),
-        ((1.0, 2.0, 3.0), r"shape \(3,\)"),
+        ((1.0, 2.0, 3.0), "a tuple of 3; accepted are a number"),
+        ([], "a list of 0; accepted are a number"),
         (float("nan"), "the value is nan"),
         (torch.tensor(-torch.inf), "the value is -inf"),
         ((float("inf"), 0.0), "the value is inf"),
@@ -71,6 +84,25 @@ def test_results_that_are_none(result, reason):
     outcome = as_outcome(result)
     assert (outcome.value, outcome.standard_error) == (None, None)
     assert re.search(reason, outcome.reason)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("n/a", "the error bar is of type str"),
+        ({"std.err": 0.5}, "the error bar is of type dict"),
+        (float("inf"), "the error bar is inf"),
+        (torch.tensor(-0.5), "the error bar is -0.5"),
+        (np.ones(3), r"the error bar has shape \(3,\)"),
+        (1j, "the error bar of type complex is not a real number"),
+        (object(), "the error bar of type object is not a real number"),
+    ],
+)
+def test_rubbish_as_error_bar_is_a_failure_of_the_call(error, reason):
+    for result in ((2.5, error), SimpleNamespace(value=2.5, stderr=error)):
+        outcome = as_outcome(result)
+        assert (outcome.value, outcome.standard_error) == (None, None)
+        assert re.search(reason, outcome.reason)
 
 
 def test_the_status_of_an_estimate_explains_its_nan():

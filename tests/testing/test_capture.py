@@ -13,9 +13,12 @@ from specbp import (
     hutchinson_trace,
     rademacher,
     slq_logdet,
+    sphere,
 )
 from specbp.testing import capture
 from specbp.testing.capture import Product, RecordingOperator, first_block, recording_tensor
+from specbp.testing.laws import duplicate_checks, law_checks, recognise_law
+from specbp.testing.outcome import Level
 from tests.support import factor, generator, geometric, normal, signs, spd
 
 N = 6
@@ -147,7 +150,25 @@ def test_blocks_of_zeros_are_no_probes():
     with pytest.raises(ValueError, match=r"No product with probes was recorded \(1 in all"):
         first_block(recorder.record)
     recorder @ X.float()
-    assert torch.equal(first_block(recorder.record), X.float().double())
+    found = first_block(recorder.record)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, X.float())
+
+
+def test_float32_probes_are_judged_by_their_own_rounding():
+    """Norms of float32 sphere vectors are right to 1e-7, not to 1e-13."""
+
+    def black_box(A, generator):
+        return hutchinson_trace(A, sphere(40, 4, generator=generator, dtype=torch.float32))
+
+    matrix = torch.eye(40, dtype=torch.float32)
+    found = capture.captured_probes(black_box, matrix, calls=50, key=("float32",))
+    flat = found.mT.reshape(-1, 40)
+    assert recognise_law(flat) == "sphere"
+    checks = law_checks(flat, "sphere", Level(alpha=1e-3, margin=1.0))
+    assert "FAIL" not in {check.verdict for check in checks}
+    blocks = capture.captured_probes(black_box, matrix, calls=3, key=("bits",)).bfloat16()
+    assert duplicate_checks(blocks)[0].verdict == "PASS"
 
 
 def test_captured_probes_are_those_of_the_black_box():

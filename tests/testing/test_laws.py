@@ -43,6 +43,43 @@ def test_false_alarms_come_at_the_stated_rate(law):
     assert abs(np.mean(alarms) - 0.05) < 0.045
 
 
+@pytest.mark.parametrize("n", [2, 3, 8])
+@pytest.mark.parametrize("law", laws.LAWS)
+def test_false_alarms_of_short_vectors_do_not_exceed_the_stated_rate(law, n):
+    """200 lists at 0.05 for each P: at most 0.05 + 0.05 with probability 1 - 1e-3."""
+    level = Level(alpha=0.05, margin=math.inf)
+    for P in (20, 200, 2000):
+        key = generator_for("short", law, n, P)
+        blocks = SAMPLERS[law](n, P, generator=key, batch_shape=(200,)).mT
+        alarms = [any(c.verdict == FAIL for c in law_checks(x, law, level)) for x in blocks]
+        assert np.mean(alarms) <= 0.1, P
+
+
+def test_few_squares_of_pairs_and_fourth_powers_keep_a_small_level():
+    """4000 lists of ten Gaussian pairs at 1e-3: 4 expected alarms, 15 with probability < 1e-4."""
+    blocks = SAMPLERS["gaussian"](2, 10, generator=generator_for("few"), batch_shape=(4000,)).mT
+    level = Level(alpha=1e-3, margin=math.inf)
+    random = (laws._covariance, laws._fourth_moment)
+    for check in random:
+        alarms = sum(check(x, "gaussian", level).verdict == FAIL for x in blocks.numpy())
+        assert alarms < 15, check.__name__
+
+
+@pytest.mark.parametrize("n", [2, 8, 64])
+def test_the_detectable_correlation_is_seen_with_the_stated_probability(n):
+    """150 trials of random correlations of the stated size: 0.95 is at least 0.87 in them."""
+    P, level, rng = 500, Level(alpha=1e-3, margin=math.inf), np.random.default_rng([n, 7])
+    stated = laws._covariance(rng.standard_normal((P, n)), "gaussian", level).detectable
+    found = []
+    for _ in range(150):
+        E = np.triu(rng.standard_normal((n, n)), 1)
+        E *= stated / math.sqrt((E**2).sum() / math.comb(n, 2))
+        factor = np.linalg.cholesky(np.eye(n) + E + E.T)
+        x = rng.standard_normal((P, n)) @ factor.T
+        found.append(laws._covariance(x, "gaussian", level).verdict == FAIL)
+    assert np.mean(found) > 0.87
+
+
 @pytest.mark.parametrize(
     ("law", "other", "found"),
     [
@@ -126,7 +163,7 @@ def test_normalised_probes_are_judged_up_to_scale():
 @pytest.mark.parametrize("scale", [1.0, 0.125])
 @pytest.mark.parametrize("law", laws.LAWS)
 def test_laws_are_recognised(law, n, scale):
-    assert recognise_law(scale * draw(law, P=400, n=n)) == law
+    assert recognise_law(scale * draw(law, P=max(400, 4000 // n), n=n)) == law
 
 
 @pytest.mark.parametrize(
@@ -140,6 +177,34 @@ def test_laws_are_recognised(law, n, scale):
 )
 def test_other_laws_are_not_recognised(probes):
     assert recognise_law(probes) is None
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        lambda g: torch.randn(10, 16, generator=g, dtype=torch.float64),
+        lambda g: torch.rand(10, 16, generator=g, dtype=torch.float64) - 0.5,
+        lambda g: torch.rand(10, 16, generator=g, dtype=torch.float64).logit(),
+        lambda g: torch.randint(-1, 2, (10, 16), generator=g).double(),
+    ],
+)
+def test_ten_vectors_are_too_few_to_name_a_continuous_law(entries):
+    assert recognise_law(entries(generator_for("few"))) is None
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        lambda g: torch.rand(250, 16, generator=g, dtype=torch.float64) - 0.5,
+        lambda g: torch.distributions.Laplace(0.0, 1.0).icdf(
+            torch.rand(250, 16, generator=g, dtype=torch.float64).clamp(1e-12)
+        ),
+        lambda g: torch.randint(-1, 2, (250, 16), generator=g).double(),
+    ],
+)
+def test_where_a_law_is_named_the_neighbours_of_the_gaussian_one_are_told_apart(entries):
+    assert recognise_law(draw("gaussian", P=250, n=16)) == "gaussian"
+    assert [recognise_law(entries(generator_for("near", i))) for i in range(20)] == [None] * 20
 
 
 def test_shapes_and_names_are_checked():

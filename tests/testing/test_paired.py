@@ -125,6 +125,24 @@ def test_more_variance_fails_and_less_is_an_improvement_only_when_certain():
     assert unsure.detectable > 1.2
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.95])
+def test_the_detectable_ratio_fails_with_the_stated_probability(rho):
+    """0.9; 300 trials show it as 0.84 … 0.96 with probability 0.999."""
+    (pilot,) = (compare(*v, 0.0, margin=9.0) for v in zip(*errors(400, rho, 1, 11, 1), strict=True))
+    seen = paired.detectable_ratio(
+        400, pilot.rho, _paired.kurtosis_of(errors(400, rho, 1, 11, 1)[0][0])
+    )
+    stated = {c.name: c.detectable for c in pilot.checks if c.detectable}
+    assert stated == pytest.approx({"variance ratio": 1.02 * seen**2, "RMSE ratio": 1.02 * seen})
+    for name, ratio in (
+        ("variance ratio", stated["variance ratio"] ** 0.5),
+        ("RMSE ratio", stated["RMSE ratio"]),
+    ):
+        found = comparisons(400, rho, ratio, 12, 300)
+        power = np.mean([c.verdict == "FAIL" for f in found for c in f.checks if c.name == name])
+        assert 0.84 < power < 0.96, (name, power)
+
+
 def test_equal_values_pass_and_say_so():
     form = rng(9).standard_normal(50)
     form[3] = np.nan

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from specbp import gaussian, generator_for, hutchinson_trace, rademacher
 from specbp.testing.outcome import FAIL, PASS, REPORTED
-from specbp.testing.repeats import duplicate_checks, reproducibility_checks
+from specbp.testing.repeats import _chance_p, duplicate_checks, reproducibility_checks
 
 AXES = ("seeds", "calls", "items")
 SCOPES = ("across seeds", "across calls", "across items", "within one block")
@@ -87,6 +89,22 @@ def test_chance_coincidences_alarm_at_the_stated_rate():
     assert sum(alarms) / 300 < 0.16
 
 
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize(("calls", "m"), [(2, 10), (5, 4), (3, 30)])
+def test_more_vectors_than_there_are_values_alarm_at_the_stated_rate(n, calls, m):
+    """Two scopes at 0.01: at most 0.02 and, in 600 trials, 0.02 more with probability 1e-3."""
+    draws = rademacher(n, m, generator=generator_for("dense", n, m), batch_shape=(600, calls))
+    alarms = [any(c.verdict == FAIL for c in duplicate_checks(x, alpha=0.01)) for x in draws]
+    assert sum(alarms) / 600 < 0.04
+
+
+def test_short_vectors_that_are_frozen_are_still_found():
+    x = rademacher(8, 10, generator=generator_for("frozen")).expand(10, 8, 10)
+    assert duplicate_checks(x)[0].verdict == FAIL
+    y = torch.ones(40, 3, 1).double()
+    assert duplicate_checks(y)[0].verdict == FAIL
+
+
 def test_axes_are_checked():
     with pytest.raises(ValueError, match=r"have shape \(\*axes, n, m\), got \(4, 3, 2, 64, 3\)"):
         duplicate_checks(blocks())
@@ -107,3 +125,14 @@ def test_what_is_not_reproducible_is_found():
     assert verdicts(lambda g: torch.randn(3, generator=own))[0] == FAIL
     assert verdicts(lambda g: torch.ones(3)) == [PASS, FAIL, PASS]
     assert verdicts(lambda g: torch.randn(3)) == [FAIL, PASS, FAIL]
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_the_tail_of_a_dense_block_keeps_a_level_that_poissons_law_exceeds(n):
+    """20000 blocks of 60 vectors at 1e-3: 20 alarms expected, 40 with probability < 1e-4."""
+    K = 2 ** (n - 1)
+    c = np.random.default_rng(n).multinomial(60, np.full(K, 1 / K), size=20_000)
+    pairs, repeats = np.unique((c * (c - 1) // 2).sum(1), return_counts=True)
+    p = np.array([_chance_p(int(k), (1, 60), 1, 1 / K) for k in pairs])
+    poisson = stats.poisson.sf(pairs - 1, 1770 / K)
+    assert repeats[p <= 1e-3].sum() < 40 < repeats[poisson <= 1e-3].sum()

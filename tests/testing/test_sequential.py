@@ -313,6 +313,22 @@ def test_a_check_without_chance_is_final():
     assert (check.verdict, check.p) == (FAIL, None)
 
 
+def test_a_look_that_is_too_short_for_a_p_value_is_followed_by_longer_ones():
+    """Student's t wants 400 values: only the last look of 64, 256 and 1024 has them."""
+
+    def test(values: np.ndarray, level: Level) -> Check:
+        return sampling.t_mean(values, 0.0, level)
+
+    level = Level(alpha=1e-3, margin=0.2)
+    check = escalate(np.random.default_rng(SEED).standard_normal, test, level)
+    assert (check.verdict, check.size, check.alpha) == (PASS, 1024, 1e-3)
+    assert check.p is not None
+    wrong = escalate(lambda k: 1 + np.random.default_rng(k).standard_normal(k), test, level)
+    assert (wrong.verdict, wrong.size) == (FAIL, 1024)
+    blind = escalate(np.random.default_rng(SEED).standard_normal, test, level, (8, 16), (1, 1))
+    assert (blind.verdict, blind.p, blind.alpha) == (INCONCLUSIVE, None, 1e-3)
+
+
 @pytest.mark.parametrize(
     ("sizes", "shares"),
     [((), ()), ((64, 64), (1, 1)), ((64, 256), (1,)), ((0, 5), (1, 1)), ((4,), (0,))],

@@ -126,6 +126,24 @@ def test_an_exception_of_the_head_alone_fails(form):
     assert verdicts(error, fields(form)) == {"runs": "INCONCLUSIVE"}
 
 
+def test_a_method_that_runs_on_no_matrix_of_the_head_fails_and_every_side_is_quoted(form):
+    error = [{"error": np.array(f"ValueError: {i}\nno|{'x' * 400}")} for i in range(3)]
+    hopeless = next(cell for cell in CELLS if cell.hopeless)
+    cells = [CELLS[0], CELLS[0], hopeless]
+    report = judge(("b", "h"), cells, results(fields(form), *error[1:]), results(*error))
+    assert [row.verdict for row in report.rows] == ["FAIL", "FAIL", "PASS"]
+    text = compare_report.markdown(report)
+    assert f"* `x`, base, on 1 matrices, first on {CELLS[0].id}: ValueError: 1 no" in text
+    assert f"* `x`, head, on 2 matrices, first on {CELLS[0].id}: ValueError: 0 no" in text
+    assert "x" * 301 not in text.split("## What raised an exception")[1]
+    rest = results(fields(form), error[0]), results(error[0], error[0])
+    assert judge(("b", "h"), cells[:2], *rest[::-1]).rows[1].verdict == "INCONCLUSIVE"
+
+
+def test_without_error_bars_on_either_side_they_are_not_judged(form):
+    assert "calibration" not in verdicts(fields(form), fields(form), calibrated=True)
+
+
 def test_a_baseline_method_is_shown_and_not_judged(form):
     report = judge(
         ("b", "h"),

@@ -77,6 +77,65 @@ def test_values_are_those_of_a_direct_call(name, tmp_path):
     assert found["ok"].all()
 
 
+def test_results_are_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    def half(path, **_):
+        path.write_bytes(b"PK")
+        raise OSError("no space")
+
+    target = tmp_path / "results.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.np, "savez", half)
+        with pytest.raises(OSError, match="no space"):
+            worker.save(target, {})
+    assert not target.exists()
+    worker.save(target, {"x": np.ones(2)})
+    with np.load(target) as found:
+        assert found.files == ["x"]
+
+
+def test_rows_of_the_table_must_broadcast(tmp_path):
+    def estimate(A, X):
+        n, m = X.shape
+        return float(n * m)
+
+    X = torch.ones(3, 2, 1)
+    own = worker.SimpleNamespace(estimate=estimate)
+    with pytest.raises(ValueError, match="too many values"):
+        worker.called(own, lambda x: estimate(None, x), X, 1)
+    own.foreign = True
+    assert worker.called(own, lambda x: estimate(None, x), X, 1)["value"].tolist() == [2.0] * 3
+
+
+RETURNED = {
+    "float": lambda x: float(x.mean()),
+    "array": lambda x: x.mean(-1).numpy(),
+    "list": lambda x: x.mean(-1).tolist(),
+    "pair": lambda x: (x.mean(-1), 0 * x.mean(-1) + 0.5),
+    "pair of numbers": lambda x: (float(x.mean()), 0.5),
+    "(1, 1)": lambda x: x.mean().numpy().reshape(1, 1),
+    "object": lambda x: worker.SimpleNamespace(estimate=float(x.mean()), stderr=0.5),
+    "fields": lambda x: worker.SimpleNamespace(value=x.mean(-1), se=torch.tensor(0.5)),
+}
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_numbers_pairs_and_objects_are_read_as_the_gate_reads_them(kind):
+    X = torch.arange(24.0).reshape(3, 4, 2)
+    row = worker.SimpleNamespace(estimate=lambda A, X: None, foreign=True)
+    found = worker.called(row, lambda x: RETURNED[kind](x.sum(-2)), X, 1)
+    assert found["value"].tolist() == [14.0, 46.0, 78.0]
+    assert found["ok"].all()
+    bars = kind.startswith("pair") or kind in ("object", "fields")
+    assert np.array_equal(found["standard_error"], [0.5 if bars else np.nan] * 3, equal_nan=True)
+
+
+@pytest.mark.parametrize("returned", ["3.0", None, True, {}, 1j, [1.0, 2.0, 3.0], object()])
+def test_what_is_no_number_is_kept_as_an_error(returned):
+    row = worker.SimpleNamespace(estimate=lambda A, X: None, foreign=True)
+    with pytest.raises(TypeError, match="required"):
+        worker.called(row, lambda _: returned, torch.ones(5, 4, 2), 1)
+
+
 def test_an_exception_is_kept_as_text(tmp_path):
     path = tmp_path / "inputs.npz"
     write_inputs(path, [CELL])

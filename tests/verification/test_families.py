@@ -53,3 +53,18 @@ def test_the_level_is_shared_and_dependent_cells_are_left_out():
 
 def test_no_random_check_gives_no_family():
     assert families.judge([], 1e-3) == []
+
+
+@pytest.mark.parametrize("lost", [{"z": None}, {"z": float("nan")}, {"z": 0.1, "p": float("nan")}])
+def test_a_cell_without_a_score_is_a_failure_and_not_left_out(lost):
+    culprit = cell("culprit", 0.0)
+    culprit["checks"][0] |= lost
+    (found,) = families.judge([*cells(0.0), culprit], 1e-3)
+    assert (found["cells"], found["verdict"], found["worst"]) == (201, "FAIL", "culprit")
+
+
+def test_few_cells_are_inconclusive_unless_they_fail():
+    verdict = {k: families.judge(cells(0.0, k), 1e-3)[0]["verdict"] for k in (1, 7, 8, 200)}
+    assert verdict == {1: "INCONCLUSIVE", 7: "INCONCLUSIVE", 8: "PASS", 200: "PASS"}
+    (wrong,) = families.judge(cells(9.0, 3), 1e-3)
+    assert wrong["verdict"] == "FAIL"

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -53,7 +57,7 @@ def bad():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("hangs", "no result after 12 s"),
+        ("hangs", "no result after 12 s: --time-limit"),
         ("dies", "the process died: exit status 3"),
         ("leaves", "raised SystemExit"),
         ("raises", "raised RuntimeError: no convergence"),
@@ -75,6 +79,45 @@ def test_the_others_are_judged_all_the_same_and_in_time(bad):
     # One limit for the one that hangs, three starts of a process, and the work of the others.
     assert seconds < 5 * LIMIT + 60
     assert by_name["hangs"].seconds >= LIMIT
+
+
+@pytest.mark.slow
+def test_what_foreign_code_switches_is_not_switched_for_the_next():
+    pool = Pool([wild("switches_torch"), Request("method:hutchinson")], "unit", Settings(), 120.0)
+    pool.waiting.sort()  # the foreign one first
+    found = dict(pool.results(1))
+    assert [found[i].verdict for i in range(2)] == [PASS, PASS]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_gate(number):
+    """Also one whose estimator lets no other thread run."""
+    options = ["--tier", "unit", "--estimator", f"{HERE}:holds", "--estimand", "trace"]
+    command = [sys.executable, "-m", "verification", "gate", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("worker "):
+            break
+    worker = int(line.split()[1])
+    process.send_signal(number)
+    process.wait(30)
+    process.stderr.close()
+    assert process.returncode == (143 if number == signal.SIGTERM else -number)
+    end = time.monotonic() + 10
+    while is_running(worker) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not is_running(worker)
+
+
+def is_running(pid):
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text.rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -53,7 +54,7 @@ def result():
         ("D8 standard error", "error bars"),
         ("D8 gradient", "gradient"),
         ("D10 bracket", "promises"),
-        ("P1 fourth moment", "variance"),
+        ("P1 fourth moment", "promises"),
         ("P2 duplicates across calls", "reproducibility"),
         ("S6 gradient mean", "gradient"),
         ("S7 gradient variance", "gradient"),
@@ -72,7 +73,7 @@ def test_columns_show_their_worst_verdict(result):
         "gradient": PASS,
         "error bars": None,
         "reproducibility": None,
-        "promises": None,
+        "promises": REPORTED,
     }
     assert bad["error bars"] == FAIL
     assert set(dead.values()) == {FAIL}
@@ -146,3 +147,26 @@ def test_files_are_written_as_asked(result, tmp_path):
 def test_a_folder_that_does_not_exist_is_found_first(tmp_path):
     with pytest.raises(ValueError, match="make it first"):
         gate_report.check_targets(None, tmp_path / "no" / "x.md")
+
+
+@pytest.mark.parametrize("name", [".", "/proc/x.json", "/dev/null", "y" * 250, "file/x.json"])
+def test_what_cannot_be_written_is_found_first(tmp_path, name):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(ValueError, match=r"name another|make it first"):
+        gate_report.check_targets(tmp_path / "ok.xml", None, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_one_file_under_two_names_is_found_first(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for other in (tmp_path / "a", tmp_path / "." / "b" / ".." / "a", tmp_path / "link"):
+        (tmp_path / "b").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match="named twice"):
+            gate_report.check_targets(tmp_path / "a", None, other)
+
+
+def test_good_targets_are_left_as_they_are(tmp_path, monkeypatch):
+    (tmp_path / "old").write_text("old")
+    monkeypatch.chdir(tmp_path)
+    gate_report.check_targets(tmp_path / "old", Path("new"), None)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from verification import precision, timing
+from verification import nightly, precision, timing
 from verification.__main__ import main, speedup
 
 
@@ -93,3 +93,12 @@ def test_interleaving_takes_turns_and_drops_the_warm_up():
     )
     assert order == ["a", "b"] * 3
     assert set(seconds) == {"a", "b"}
+
+
+def test_an_error_of_the_system_exits_with_2_and_says_why(tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "x.json")
+
+    monkeypatch.setattr(nightly, "run", full)
+    assert main(["nightly", "--state", str(tmp_path / "x.json")]) == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'x.json'\n"

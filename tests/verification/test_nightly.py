@@ -169,6 +169,32 @@ def test_the_same_night_is_not_counted_twice(tmp_path, scores):
     assert len(set(nights)) == 2  # with seeds of its own
 
 
+@pytest.mark.parametrize("other", ["20261101", "2026-W44-7"])
+def test_another_spelling_of_the_date_is_the_same_night(tmp_path, scores, other):
+    nights = scores(lambda night: {"S1 mean": 2.0})
+    for given in (other, date(0), other):
+        records, _ = nightly.run(tmp_path / "s.json", given, subjects=[SUBJECT])
+    assert nights == ["nightly 2026-11-01"]
+    assert (records[0]["nights"], records[0]["date"]) == (1, date(0))
+
+
+def test_a_night_without_estimators_is_not_counted(tmp_path):
+    with pytest.raises(ValueError, match="No estimator was judged"):
+        nightly.run(tmp_path / "s.json", date(0), subjects=[])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_that_cannot_be_written_is_refused_before_the_work(tmp_path, scores):
+    nights = scores(lambda night: {"S1 mean": 2.0})
+    (tmp_path / "file").touch()
+    for target in (Path("/proc/s.json"), Path("/proc/new/s.json"), tmp_path / ("x" * 250)):
+        with pytest.raises(ValueError, match="cannot be written"):
+            nightly.run(target, date(0), subjects=[SUBJECT])
+    with pytest.raises(ValueError, match="cannot be read"):
+        nightly.run(tmp_path / "file" / "s.json", date(0), subjects=[SUBJECT])
+    assert nights == []
+
+
 def test_an_earlier_night_is_refused(tmp_path, scores):
     scores(lambda night: {"S1 mean": 0.0})
     nightly.run(tmp_path / "s.json", date(5), subjects=[SUBJECT])

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from specbp import generator_for
+from specbp import exact, generator_for
 from specbp.methods import METHODS
-from specbp.operators import CountingOperator
 from tests.verification import wild
 from verification.checks.foreign import BlackBox
 from verification.checks.problems import problem
 from verification.resolve import Request, ResolveError, resolve, settings_from, takes_probes
-from verification.subjects import Subject
+from verification.subjects import Subject, interval
 
 HERE = "tests.verification.wild"
 
@@ -42,33 +41,6 @@ def test_functions_of_probes_become_subjects_that_estimate(name):
     torch.testing.assert_close(values[2], forms)
 
 
-def test_error_bars_and_products_are_claimed_only_if_there_are_some():
-    assert named("pair").claims.calibrated
-    assert not named("tensor_only").claims.calibrated
-    assert named("pair").claims.matvecs(8, 3, {}) == 3
-    assert named("estimate").claims.matvecs(8, 3, {}) == 3
-
-
-def test_batches_of_matrices_are_taken_apart():
-    found = named("pair")
-    A = torch.stack([problem(s, 8).views["A"].operator for s in ("easy", "cond 1e2")])
-    X = found.draw(8, 3, generator=generator_for("r"), batch_shape=(2,))
-    together = found.estimate(A, X)
-    alone = [found.estimate(a, x) for a, x in zip(A, X, strict=True)]
-    assert together.value.tolist() == [float(e.value) for e in alone]
-    assert together.standard_error.tolist() == [float(e.standard_error) for e in alone]
-
-
-def test_a_function_that_wants_a_tensor_gets_one():
-    found = named("tensor_only")
-    assert found.on == "dense A"
-    A = problem("easy", 8).views["A"].operator
-    X = found.draw(8, 3, generator=generator_for("r"))
-    torch.testing.assert_close(
-        found.estimate(CountingOperator(A), X).value, found.estimate(A, X).value
-    )
-
-
 def test_the_first_parameter_J_asks_for_a_factor():
     assert named("of_factor").on == "J"
 
@@ -86,12 +58,14 @@ def test_expectations_select_the_contract():
     view = problem("easy", 8).views["A"]
     found = named("pair", "logdet")
     np.testing.assert_array_equal(found.contract(view)(lam), np.log(lam))
-    quadrature = named("pair", "logdet", config={"num_steps": 4})
+    quadrature = named("any_keywords", "logdet", config={"num_steps": 4})
     assert quadrature.claims.expectation == "quadrature"
-    polynomial = named("pair", "logdet", config={"degree": 3})
+    polynomial = named("any_keywords", "logdet", config={"degree": 3})
     assert polynomial.claims.expectation == "tr p(A)"
     assert 0 < np.abs(polynomial.contract(view)(lam) - np.log(lam)).max() < 0.1
-    assert not named("pair", "logdet", expects="adaptive", config={"degree": 3}).claims.additive
+    assert not named(
+        "any_keywords", "logdet", expects="adaptive", config={"degree": 3}
+    ).claims.additive
 
 
 def test_other_callables_are_black_boxes():
@@ -142,6 +116,16 @@ def test_a_number_of_products_is_no_block_of_probes():
         (Request(f"{HERE}:pair", "norm"), "--estimand is not 'norm'"),
         (Request(f"{HERE}:pair", "trace", law="cauchy"), "--law is not 'cauchy'"),
         (Request(f"{HERE}:pair", "trace", expects="quadrature"), "expected as 'tr A'"),
+        (Request(f"{HERE}:pair", "trace", config={"nosuch": 3}), "unexpected keyword"),
+        (Request(f"{HERE}:right", "trace", config={"nosuch": 3}), "unexpected keyword"),
+        (Request(f"{HERE}:right", "trace", expects="tr A"), "takes no probes: --expects"),
+        (Request(f"{HERE}:needs_a_number", "trace"), "a value, --set num_probes=..."),
+        (Request(f"{HERE}:needs_a_scale", "trace"), "missing a required argument: 'scale'"),
+        (Request("method:slq", "logdet"), "leave out --estimand"),
+        (Request("method:slq", law="gaussian"), "leave out --law"),
+        (Request("method:slq", config={"nosuch": 3}), "leave out --set nosuch.*takes num_steps"),
+        (Request(f"{HERE}:row", "trace", config={"nosuch": 3}), "--set nosuch, --estimand"),
+        (Request(f"{HERE}:subject", expects="tr A"), "leave out --expects"),
         (Request(f"{HERE}:pair", "logdet", expects="tr p(A)"), "--set degree"),
         (Request(f"{HERE}:pair", "logdet", expects="quadrature"), "--set num_steps"),
     ],
@@ -177,3 +161,17 @@ def test_settings_are_literals_or_strings():
 
 def test_every_row_has_a_subject():
     assert [resolve(Request(f"method:{name}")).name for name in METHODS] == list(METHODS)
+
+
+def test_the_arguments_of_a_row_can_be_set():
+    assert resolve(Request("method:slq", config={"num_steps": 5})).config == {"num_steps": 5}
+    view = problem("easy", 8).views["A"]
+    found = resolve(Request("method:taylor", config={"degree": 3}))
+    assert found.contract(view)(view.eigenvalues) == pytest.approx(
+        exact.taylor_log(3, interval(view)[1])(view.eigenvalues)
+    )
+
+
+def test_a_number_that_has_its_value_is_no_reason_to_refuse():
+    assert isinstance(named("needs_a_number", config={"num_probes": 3}), BlackBox)
+    assert isinstance(named("any_keywords", config={"nosuch": 3}), Subject)

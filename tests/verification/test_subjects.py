@@ -86,3 +86,18 @@ def test_differences_are_exact_for_polynomials_to_degree_six():
         slope = differentiate(lambda s, d=degree: (2 + s) ** d, 0.1)
         assert float(slope) == pytest.approx(degree * 2.0 ** (degree - 1), rel=1e-10)
     assert float(differentiate(lambda s: (2 + s) ** 7, 0.5)) != pytest.approx(448, rel=1e-5)
+
+
+def test_only_polynomials_round_as_sums_of_products_do():
+    def growth(subject):
+        views = [problem(s, 10).views[subject.on] for s in ("cond 1e4", "cond 1e6")]
+        return subject.rounding(views[1]) / subject.rounding(views[0])
+
+    chebyshev = from_method(METHODS["chebyshev"])
+    assert growth(chebyshev) < 2
+    assert growth(from_method(METHODS["hutchinson"])) < 2
+    log = replace(chebyshev, contract=lambda _view: np.log)
+    assert growth(log) == pytest.approx(100, rel=0.01)
+    assert growth(replace(log, config={}, arguments=lambda _view: {})) == pytest.approx(
+        100, rel=0.01
+    )

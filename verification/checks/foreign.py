@@ -12,17 +12,18 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from specbp import exact
-from specbp.testing import blackbox, capture, laws, outcome
+from specbp.testing import laws, outcome
 from specbp.testing.outcome import Check, Level
 from verification.cases import View
 from verification.checks import sampling
+from verification.checks.foreign_calls import ATTEMPTS, Calls, called
 from verification.checks.problems import problem
 from verification.checks.replicates import NEGLIGIBLE, Cell, Drawn, Reference
 from verification.checks.sampling import JOINT
@@ -33,8 +34,8 @@ CELLS = (("cond 1e2", 48), ("easy", 48), ("clusters", 48))
 HARD = (("cond 1e4", 96), ("kernel", 96))  # where log-determinants that stop short are biased
 PAIRED = 1e-6  # sd of one estimate: a difference that no sampling could see
 BIAS = 0.2  # sd by which a log-determinant may be off: an interval of 95 % then covers 94.5 %
-ATTEMPTS = 3  # calls that fail in a row before the rest is not tried
 LAW_MARGIN = 0.5
+UNSEEN = "no block of probes was seen"
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,6 @@ class BlackBox:
         return np.log if self.estimand == "logdet" else np.asarray
 
 
-class Calls(NamedTuple):
-    """What some calls gave: values and errors (R,), NaN for none; first blocks; failures."""
-
-    values: np.ndarray
-    errors: np.ndarray
-    blocks: list[Tensor | None]
-    failures: list[str]
-
-
 def run(box: BlackBox, settings: Settings) -> list[Check]:
     """All checks of a black box; one that gives no numbers has one check, which says why."""
     judge = _Judge(box, settings)
@@ -76,8 +68,11 @@ def run(box: BlackBox, settings: Settings) -> list[Check]:
         return found
     found += [judge.reproducible(), judge.attention()]
     if judge.deterministic:
-        return [*found, *judge.law(), *judge.frozen()]
-    return [*found, *judge.law(), judge.pairing(), judge.distinct(), *judge.statistics()]
+        found += judge.frozen()
+    else:
+        found += [*judge.law(), judge.pairing(), judge.distinct(), *judge.statistics()]
+    # Last, since they are about every call that was made.
+    return [*found, *judge.bars_given(), judge.untouched()]
 
 
 class _Judge:
@@ -90,6 +85,7 @@ class _Judge:
         # Their probes are looked at, and their values are the first look of tier S.
         self.looks = tuple(sorted({max(JOINT, size) for size in settings.sizes}))
         self.kept: dict[tuple[tuple[str, int], int], Calls] = {}
+        self.made: list[Calls] = []
 
     def recorded(self, cell: tuple[str, int]) -> Calls:
         """The calls of the first look at one matrix."""
@@ -108,20 +104,10 @@ class _Judge:
         return self.recorded(CELLS[0])
 
     def call(self, view: View, R: int, *key: object, record: bool = False) -> Calls:
-        """R calls, each with a seed of its own; stops where nothing works."""
-        values, errors, blocks, failures = [], [], [], []
-        for i in range(R):
-            A = capture.recording(view.operator) if record else view.operator
-            full = ("gate", self.box.name, self.settings.epoch, *key, i)
-            found = blackbox.call_seeded(self.box.estimate, A, full)
-            values.append(math.nan if found.value is None else found.value)
-            errors.append(math.nan if found.standard_error is None else found.standard_error)
-            blocks.append(_first_block(A) if record else None)
-            if found.reason is not None:
-                failures.append(found.reason)
-                if len(failures) == i + 1 == ATTEMPTS:
-                    break
-        return Calls(np.array(values), np.array(errors), blocks, failures)
+        """R calls, each with a seed of its own."""
+        full = ("gate", self.box.name, self.settings.epoch, *key)
+        self.made.append(called(self.box.estimate, view.operator, R, full, record=record))
+        return self.made[-1]
 
     def result(self) -> Check:
         calls = self.calls
@@ -160,6 +146,13 @@ class _Judge:
         message = "it does" if moved else "two matrices give one value: A is ignored"
         return outcome.exactly("D12 matrix", "the value depends on A", moved, message)
 
+    def untouched(self) -> Check:
+        """D12: what else is computed from the matrix must not depend on who used it before."""
+        changed, R = (sum(c.changed for c in self.made), sum(len(c.values) for c in self.made))
+        message = f"A was changed in place by {changed} of {R} calls" if changed else "it does"
+        claim = "every call leaves its matrix as it was"
+        return outcome.exactly("D12 matrix in place", claim, not changed, message)
+
     def frozen(self) -> Iterator[Check]:
         """D1 and P3 of what does not vary with the seed: it is exact, or its probes are frozen."""
         expected = float(self.box.function(self.view.eigenvalues).sum())
@@ -173,8 +166,8 @@ class _Judge:
 
     @cached_property
     def blocks(self) -> Tensor | None:
-        """First blocks (R, n, m) for the first matrix."""
-        return _stacked(self.calls.blocks, len(self.view.eigenvalues))
+        """Probes (R, n, m) for the first matrix."""
+        return self.calls.probes
 
     @cached_property
     def orthogonal(self) -> bool:
@@ -202,7 +195,7 @@ class _Judge:
         """P1 and P2 of the first blocks, up to their scale."""
         claim = "the probes have their law"
         if self.columns is None or self.blocks is None:
-            return [_shown("P1 law", claim, "no product with one block of probes was seen")]
+            return [_shown("P1 law", claim, UNSEEN)]
         repeats = laws.duplicate_checks(self.blocks, alpha=self.settings.alpha)
         asked = "sphere" if self.box.law == "orthogonal" else self.box.law or self.recognised
         if asked is None:
@@ -217,7 +210,7 @@ class _Judge:
         Probes that were normalised before the product are taken at the length √n.
         """
         calls = self.recorded(cell)
-        X = _stacked(calls.blocks, cell[1])
+        X = calls.probes
         if X is None or calls.failures:
             return math.inf
         forms = torch.einsum("rim,ij,rjm->rm", X, torch.from_numpy(self.form(cell)), X)
@@ -238,7 +231,7 @@ class _Judge:
         reason = f"it differs by up to {largest:.2g} sd"
         if largest <= NEGLIGIBLE:
             reason += ", which the checks of its mean and variance allow for"
-        return _shown("D1 probe", claim, reason if math.isfinite(largest) else "no probes are seen")
+        return _shown("D1 probe", claim, reason if math.isfinite(largest) else UNSEEN)
 
     # S --------------------------------------------------------------------------------------------
 
@@ -251,15 +244,14 @@ class _Judge:
 
     def statistics(self) -> Iterator[Check]:
         """S1; S2 where the law of an estimate is known; S3 where there is an error bar."""
-        paired = max(self.gaps.values()) <= NEGLIGIBLE and not self.orthogonal
-        law = self.recognised if paired else None
+        law = self.recognised if self.unknown is None else None
         refs = [self.reference(cell, law) for cell in CELLS]
         mean, variance, bars, _ = sampling.VALUES
         if law is None and self.box.estimand == "logdet":
             claim = f"the expectation is log det A to {BIAS:g} sd of one estimate"
             mean = replace(mean, claim=claim)
         questions = [mean] if law is None else [mean, variance]
-        if np.isfinite(self.calls.errors).all():
+        if not any(_without_bar(self.recorded(cell)) for cell in CELLS):
             known = law is not None and refs[0].cell.m > 1
             questions.append(bars if known else replace(bars, score=bars_of_unknown))
         asked = [(question, refs) for question in questions]
@@ -272,6 +264,28 @@ class _Judge:
             check = sampling.asked(question, where, self._draw, settings)
             if check is not None:
                 yield check
+        if law is None:
+            yield _shown(variance.name, variance.claim, self.unknown or UNSEEN)
+
+    @cached_property
+    def unknown(self) -> str | None:
+        """Why the variance of an estimate is not known, None where it is."""
+        if self.columns is None:
+            return UNSEEN
+        if max(self.gaps.values()) > NEGLIGIBLE:
+            return "the value is not the mean over the probes seen"
+        if self.orthogonal:
+            return "the probes of one call are orthogonal to each other"
+        return "the probes have no law that is known" if self.recognised is None else None
+
+    def bars_given(self) -> Iterator[Check]:
+        """S3: error bars are given always or never, or what is judged is a selection."""
+        R = sum(len(calls.values) for calls in self.made)
+        without = sum(_without_bar(calls) for calls in self.made)
+        if 0 < without < R:
+            claim = "every call gives an error bar, or none does"
+            reason = f"{without} of {R} calls gave no error bar"
+            yield outcome.broken("S3 error bars given", claim, reason)
 
     def form(self, cell: tuple[str, int]) -> np.ndarray:
         view = self.views[cell]
@@ -293,22 +307,8 @@ class _Judge:
         return Drawn(calls.values, calls.errors)
 
 
-def _stacked(blocks: list[Tensor | None], n: int) -> Tensor | None:
-    """Blocks (R, n, m), None unless every call has one, all of one shape and finite."""
-    seen = [block for block in blocks if block is not None]
-    shapes = {tuple(block.shape) for block in seen}
-    if len(seen) < len(blocks) or len(shapes) != 1:
-        return None
-    found = torch.stack(seen)
-    fits = found.ndim == 3 and found.shape[1] == n
-    return found if fits and bool(torch.isfinite(found).all()) else None
-
-
-def _first_block(A: Any) -> Tensor | None:
-    try:
-        return capture.first_block(A.record)
-    except ValueError:
-        return None
+def _without_bar(calls: Calls) -> int:
+    return int(np.sum(~np.isfinite(calls.errors)))
 
 
 def _shown(name: str, claim: str, reason: str) -> Check:

@@ -118,20 +118,19 @@ def _guarded(name: str, claim: str, check: Callable[[], Check | None]) -> Check 
         return outcome.broken(name, claim, f"raised {type(error).__name__}: {text}")
 
 
-def family(
-    question: Question, refs: Sequence[Reference], draw: Draw, settings: Settings
-) -> Check | None:
+def family(question: Question, refs: Sequence[Reference], draw: Draw, settings: Settings) -> Check:
     """Ask all cells; while the answer is suspicious or blind, ask again with more replicates.
 
     Each look has its share of the level, and fails on its own: by the union bound right code fails
-    with probability `settings.alpha` at most. None where no cell has an exact reference.
+    with probability `settings.alpha` at most. REPORTED where no cell has an exact reference.
     """
     sizes = _sizes(refs, settings)
     detectable = math.inf
     for R, share in zip(sizes, _shares(len(sizes)), strict=True):
         looked = _look(question, refs, draw, R, settings)
         if not looked:
-            return None
+            reason = "no cell with an exact reference"
+            return outcome.reported(question.name, question.claim, math.nan, math.nan, reason)
         level = settings.alpha * share
         judged = multiplicity.combined([score.z for _, score in looked], level)
         if detectable > question.margin:

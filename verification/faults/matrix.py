@@ -23,7 +23,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from specbp.testing.outcome import FAIL, Check
+from specbp.testing.outcome import FAIL, REPORTED, Check
 from verification import checks, evidence
 from verification.checks.settings import Settings
 from verification.faults.controls import CONTROLS
@@ -71,6 +71,8 @@ def verdicts_of(found: Iterable[Check]) -> dict[str, str]:
     """CLEAR or MARGINAL for every code of which a check fails, NONE for others carried out."""
     verdicts: dict[str, str] = {}
     for check in found:
+        if check.verdict == REPORTED:
+            continue  # said, not judged
         code = check.name.split()[0]
         verdict = NONE if check.verdict != FAIL else CLEAR if is_clear(check) else MARGINAL
         verdicts[code] = max(verdict, verdicts.get(code, NONE), key=(NONE, MARGINAL, CLEAR).index)

@@ -11,7 +11,7 @@ import torch
 from specbp import exact, gaussian, generator_for, probes
 from specbp.estimate import from_samples
 from specbp.methods import METHODS
-from specbp.testing.outcome import FAIL, INCONCLUSIVE, PASS, POWER
+from specbp.testing.outcome import FAIL, INCONCLUSIVE, PASS, POWER, REPORTED
 from verification.checks import replicates, sampling
 from verification.checks.problems import problem
 from verification.checks.replicates import Cell, Drawn, Reference
@@ -68,6 +68,14 @@ def test_where_the_law_is_unknown_the_values_themselves_are_the_reference():
 
 def test_exact_methods_have_nothing_to_sample():
     assert sampling.run(subject("qr"), SETTINGS) == []
+
+
+def test_where_no_cell_has_an_exact_reference_that_is_said():
+    """Two Lanczos steps truncate everywhere: nothing is sampled, and nothing is hidden."""
+    short = subject("slq", config={"num_steps": 2})
+    checks = [c for c in sampling.run(short, SETTINGS) if c.name in ("S1 mean", "S2 variance")]
+    assert [check.verdict for check in checks] == [REPORTED, REPORTED]
+    assert all("no cell with an exact reference" in check.message for check in checks)
 
 
 def test_the_same_epoch_gives_the_same_numbers_and_another_gives_others():
