@@ -32,17 +32,17 @@ test: $(STAMP) lint types ## lint, types, tests, doctests and the README's examp
 smoke: $(STAMP) ## verify a small grid, in a few minutes
 	$(PY) -m verification run --tier smoke
 
-gate: $(STAMP) ## judge every estimator, about a minute; exit status 1 on a FAIL
+gate: $(STAMP) ## judge every estimator; exit status 1 on a FAIL
 	$(PY) -m verification gate
 
 faults: $(STAMP) ## which planted faults the checks catch
 	$(PY) -m verification faults
 
-suite: $(STAMP) ## kill matrix and false alarms, kept for the report; some minutes
+suite: $(STAMP) ## kill matrix and false alarms, kept for the report
 	$(PY) -m verification faults --keep
 	$(PY) -m verification control --keep
 
-mutation: $(STAMP) ## change the source in hundreds of places and see the tests notice
+mutation: $(STAMP) ## change the source, one place at a time, and see the tests notice
 	$(PY) -m verification.mutation
 
 train: $(STAMP) ## train the models whose Jacobians are verified

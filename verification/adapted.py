@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +17,7 @@ from specbp.estimate import EstimationError, from_samples
 from specbp.operators import CountingOperator
 from specbp.testing import blackbox
 from verification.cases import View
-from verification.checks import claims
-from verification.checks.aggregation import SPECTRA, M, N
-from verification.checks.claims import Gap, measured
 from verification.checks.problems import problem
-from verification.checks.settings import Settings
 from verification.subjects import Subject
 
 TRIALS = (2, 4, 8)  # numbers of probes: a bar may be there from some number on only
@@ -121,7 +116,7 @@ def as_tried(subject: Subject, function: Callable[..., Any]) -> Subject:
     """The subject, claiming error bars if a trial call had one, and reading what it can read.
 
     A finite error bar for any number of probes above one is a claim. Products are not claimed:
-    `products` compares those that an `Estimate` reports with those that are counted.
+    the check of products compares those that an `Estimate` reports with those counted.
     """
     view = problem("cond 1e2", 8).views[subject.on]
     X = subject.draw(8, max(TRIALS), generator=generator_for("gate", "trial"))
@@ -145,16 +140,3 @@ def _bar(subject: Subject, view: View, X: Tensor) -> float | None:
         return float(subject.call(view, X).standard_error)
     except Exception:
         return None
-
-
-@measured("D9 products", "products counted and reported are the same", "products")
-def products(subject: Subject, _settings: Settings) -> Iterator[Gap]:
-    """D9 of a function: it promises no number of products, but what it reports is to be true."""
-    if subject.on == "dense A":  # what is done with a tensor cannot be counted
-        return
-    for (where, view), m in itertools.product(claims.cells(subject, SPECTRA, N), (1, M)):
-        counter = CountingOperator(view.operator)
-        found = subject.bound(view)(counter, claims.draw(view, m, "D9", where))
-        seen = counter.num_gram_matvecs if subject.on == "J" else counter.num_matvecs
-        if not math.isnan(found.num_matvecs):
-            yield Gap(f"{where}, {m} probes", abs(float(found.num_matvecs) - seen), 0.0)

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from verification import compare_report, gate_report, provenance
 from verification.compare_cells import FUNCTIONS, REPLICATES, Cell, make_cells
 from verification.compare_judge import Report, Results, judge
 from verification.report.files import replace_files
+from verification.terminable import terminable
 
 FEWEST = 20  # replicates: fewer have no interval worth the name
 TIME_LIMIT = 600.0  # s for all methods of one side
@@ -180,7 +180,7 @@ def tree(side: Side, root: Path, folder: Path) -> Iterator[Path | None]:
         yield side.root
         return
     path = folder / side.commit
-    with _terminable():
+    with terminable():
         try:
             # Hooks belong to the owner's own work.
             add = ("-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", "--force")
@@ -190,19 +190,6 @@ def tree(side: Side, root: Path, folder: Path) -> Iterator[Path | None]:
         finally:
             git(root, "worktree", "remove", "--force", "--force", str(path))
             git(root, "worktree", "prune")
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises, so that cleaning up takes place."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def write_inputs(path: Path, cells: Sequence[Cell]) -> None:
@@ -270,7 +257,7 @@ def run_within(
     Its standard output goes to our standard error. Whatever it started ends with it.
     """
     # A file: a pipe would stay open as long as any process that the command started.
-    with _terminable(), tempfile.TemporaryFile("w+", errors="replace") as said:
+    with terminable(), tempfile.TemporaryFile("w+", errors="replace") as said:
         process = subprocess.Popen(
             command, env=env, cwd=cwd, stdout=2, stderr=said, start_new_session=True
         )

@@ -26,8 +26,7 @@ from threadpoolctl import threadpool_limits
 from specbp.methods import METHODS
 from specbp.testing import outcome
 from specbp.testing.outcome import Check, broken
-from verification import adapted, baseline, checks
-from verification.adapted import Adapted
+from verification import baseline, checks
 from verification.checks import foreign
 from verification.checks.settings import Settings
 from verification.resolve import PREFIX, RATCHET, Request, ResolveError, resolve
@@ -80,11 +79,7 @@ def judge(request: Request, tier: str, settings: Settings) -> Iterator[list[Chec
         yield foreign.run(subject, settings)
         return
     for part in PARTS[tier]:
-        found = checks.run(subject, part, settings)
-        if isinstance(subject.estimate, Adapted):  # it promises no number of products
-            found = [check for check in found if check.name != adapted.products.name]
-            found += adapted.products(subject, settings) if "D" in part else []
-        yield found
+        yield checks.run(subject, part, settings)
 
 
 @dataclass

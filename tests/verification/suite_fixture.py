@@ -56,7 +56,8 @@ def control(*, rejected: int = 0, consistent: bool = True) -> Record:
 
 
 def mutation(*, score: float = 0.97) -> Record:
-    part = {"mutants": 100, "killed": 95, "equivalent": 2, "survived": 3, "score": score}
+    counts = {"mutants": 100, "killed": 94, "timeout": 1, "equivalent": 2, "survived": 3}
+    part = {**counts, "score": score}
     tool = "a mutation tool"
     return {"kind": "mutation", "id": "m", "tool": tool, "modules": {"trace": part}, "total": part}
 

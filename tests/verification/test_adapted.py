@@ -10,7 +10,7 @@ import torch
 from specbp import generator_for
 from specbp.operators import CountingOperator
 from specbp.testing.outcome import FAIL, PASS
-from verification.adapted import products
+from verification.checks.aggregation import products
 from verification.checks.problems import problem
 from verification.checks.settings import Settings
 from verification.gate_pool import judge

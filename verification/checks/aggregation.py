@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -104,11 +105,15 @@ def products(subject: Subject, _settings: Settings) -> Iterator[Gap]:
             counter = CountingOperator(view.operator)
             operator = view.operator if subject.on == "dense A" else counter
             found = subject.bound(view)(operator, *block)
-            place = f"{where}, {m} probes, block {index}"
-            yield Gap(f"{place}, reported", abs(float(found.num_matvecs) - claimed), 0.0)
+            place, reported = f"{where}, {m} probes, block {index}", float(found.num_matvecs)
+            # Who claims no number is held to the one reported, if there is one.
+            promised = reported if math.isnan(claimed) else claimed
+            if math.isnan(promised):
+                continue
+            yield Gap(f"{place}, reported", abs(reported - promised), 0.0)
             if subject.on != "dense A":
                 seen = counter.num_gram_matvecs if subject.on == "J" else counter.num_matvecs
-                yield Gap(f"{place}, counted", abs(seen - claimed), 0.0)
+                yield Gap(f"{place}, counted", abs(seen - promised), 0.0)
 
 
 @measured("D12 probes", "the value depends on every probe", "unchanged values")

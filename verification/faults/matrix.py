@@ -28,6 +28,7 @@ from verification import checks, evidence
 from verification.checks.settings import Settings
 from verification.faults.controls import CONTROLS
 from verification.faults.registry import FAULTS, NOT_APPLICABLE
+from verification.report.files import replace_files
 
 Record = dict[str, Any]
 Progress = Callable[[int, int, str], None]
@@ -299,7 +300,7 @@ def main(options: argparse.Namespace) -> int:
     if options.keep:
         print(evidence.keep("faults", map(for_report, records)))
     if options.markdown:
-        options.markdown.write_text(markdown(records), encoding="utf-8")
+        replace_files({options.markdown: markdown(records)})
     if options.update:
         commit(records)
     found = problems(records, committed_kills())

@@ -152,14 +152,19 @@ def mutation_table(mutation: Sequence[Record]) -> Table | None:
     """Mutants of the source by module."""
     if not mutation:
         return None
-    head = ["module", "mutants", "killed", "equivalent", "survived", "score"]
+    head = ["module", "mutants", "killed", "timeout", "equivalent", "survived", "score"]
     parts = [*mutation[-1]["modules"].items(), ("all", mutation[-1]["total"])]
-    keys = ("mutants", "killed", "equivalent", "survived")
+    keys = ("mutants", "killed", "timeout", "equivalent", "survived")
     body = [
         [code(name), *(f"{part[k]:,}" for k in keys), f"{part['score']:.1%}"]
         for name, part in parts
     ]
-    return Table("Score: killed over those that are not equivalent.", head, body, {1, 2, 3, 4, 5})
+    return Table(
+        "Score: killed or timed out, over those that are not equivalent.",
+        head,
+        body,
+        {1, 2, 3, 4, 5, 6},
+    )
 
 
 def _kill_part(records: Records) -> list[tuple[str, str]]:
