@@ -6,7 +6,7 @@ from specbp.bounds import certified_upper, lanczos_interval, power_method
 from specbp.direct import cholesky_logdet, eigenvalue_logdet, qr_logdet
 from specbp.estimate import Estimate, EstimationError, Status
 from specbp.jacobian import Jacobian, JacobianMetric
-from specbp.logdet import (
+from specbp.logdets import (
     algorithm1_logdet,
     chebyshev_logdet,
     golub_kahan_logdet,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from specbp import direct, logdet, trace
+from specbp import direct, logdets, trace
 from specbp.estimate import Estimate
 
 
@@ -120,7 +120,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="golub_kahan",
-            estimate=logdet.golub_kahan_logdet,
+            estimate=logdets.golub_kahan_logdet,
             on="J",
             estimand="logdet",
             summary="Golub–Kahan quadrature on J; the default for JᵀJ, sound in float32",
@@ -131,7 +131,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="slq",
-            estimate=logdet.slq_logdet,
+            estimate=logdets.slq_logdet,
             on="A",
             estimand="logdet",
             summary="stochastic Lanczos quadrature, Gauss–Radau bracket",
@@ -142,7 +142,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="chebyshev",
-            estimate=logdet.chebyshev_logdet,
+            estimate=logdets.chebyshev_logdet,
             on="A",
             estimand="logdet",
             summary="Chebyshev expansion on a known interval, two moments a product",
@@ -158,7 +158,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="taylor",
-            estimate=logdet.taylor_logdet,
+            estimate=logdets.taylor_logdet,
             on="A",
             estimand="logdet",
             summary="Taylor series at a known upper bound; over-estimates",
@@ -169,7 +169,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="algorithm1",
-            estimate=logdet.algorithm1_logdet,
+            estimate=logdets.algorithm1_logdet,
             on="A",
             estimand="logdet",
             summary="Algorithm 1 of the paper, safe form: proves its interval or raises it",
@@ -180,7 +180,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="algorithm1_plain",
-            estimate=logdet.algorithm1_logdet,
+            estimate=logdets.algorithm1_logdet,
             on="A",
             estimand="logdet",
             summary="Algorithm 1 as printed: explodes when the power method stops short",

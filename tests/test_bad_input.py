@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from specbp.estimate import FAILURES, EstimationError, Status
-from specbp.logdet import (
+from specbp.logdets import (
     algorithm1_logdet,
     chebyshev_logdet,
     golub_kahan_logdet,

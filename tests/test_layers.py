@@ -24,7 +24,7 @@ LAYERS = [
     "quadrature",
     "trace",
     "direct",
-    "logdet",
+    "logdets",
     "methods",
     "models",
     "__init__",

@@ -32,11 +32,11 @@ from verification.mutants import (
 )
 from verification.store import Record
 
-MODULES = ("polynomials", "quadrature", "krylov", "probes", "logdet", "trace")
+MODULES = ("polynomials", "quadrature", "krylov", "probes", "logdets", "trace")
 TESTS = (
     *(f"test_{name}.py" for name in MODULES),
     "test_krylov_closing.py",
-    "test_logdet_limits.py",
+    "test_logdets_limits.py",
     "test_bounds.py",
     "test_estimate.py",
     "test_bad_input.py",

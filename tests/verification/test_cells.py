@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from specbp import logdet, polynomials
+from specbp import logdets, polynomials
 from specbp.methods import METHODS
 from verification import cells, runner, units
 from verification.cases import all_cases
@@ -119,8 +119,8 @@ def test_a_dropped_coefficient_is_caught(monkeypatch):
 
 
 def test_float32_accumulation_in_the_float64_path_is_caught(monkeypatch):
-    combine = logdet._combine
-    monkeypatch.setattr(logdet, "_combine", lambda seen, c: combine(seen, c).float().double())
+    combine = logdets._combine
+    monkeypatch.setattr(logdets, "_combine", lambda seen, c: combine(seen, c).float().double())
     assert "probe" in failing(run(METHODS["chebyshev"]))
 
 

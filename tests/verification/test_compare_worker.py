@@ -29,7 +29,7 @@ def test_a_row_and_a_function_are_found_by_path():
         worker.methods(request(target="specbp.methods:METHODS[slq]", config={"num_steps": 3}))
     )
     assert (row.estimate, row.on, row.config) == (slq_logdet, "A", {"num_steps": 3})
-    row = next(worker.methods(request(target="specbp.logdet:chebyshev_logdet", on="J")))
+    row = next(worker.methods(request(target="specbp.logdets:chebyshev_logdet", on="J")))
     assert (row.estimate, row.on, row.needs) == (chebyshev_logdet, "J", ["interval"])
 
 
@@ -139,7 +139,7 @@ def test_what_is_no_number_is_kept_as_an_error(returned):
 def test_an_exception_is_kept_as_text(tmp_path):
     path = tmp_path / "inputs.npz"
     write_inputs(path, [CELL])
-    row = next(worker.methods(request(target="specbp.logdet:slq_logdet", config={"num_steps": 0})))
+    row = next(worker.methods(request(target="specbp.logdets:slq_logdet", config={"num_steps": 0})))
     about = {"id": CELL.id, "dtype": CELL.dtype, "lower": 1.0, "upper": 2.0}
     with np.load(path) as inputs:
         found = worker.evaluate(row, about, inputs, 0, 1)

@@ -10,7 +10,7 @@ import torch
 
 from specbp.bounds import lanczos_interval, power_method
 from specbp.estimate import Status
-from specbp.logdet import (
+from specbp.logdets import (
     algorithm1_logdet,
     chebyshev_logdet,
     golub_kahan_logdet,

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from specbp import logdet, polynomials, quadrature
+from specbp import logdets, polynomials, quadrature
 from specbp.estimate import Status
-from specbp.logdet import (
+from specbp.logdets import (
     algorithm1_logdet,
     chebyshev_logdet,
     golub_kahan_logdet,
@@ -40,10 +40,10 @@ def test_a_node_within_rounding_of_zero_is_zero(monkeypatch, dtype, estimate, si
 
 
 def test_skew_up_to_the_root_of_eps_passes(monkeypatch):
-    run, root = logdet.lanczos, EPS[f64] ** 0.5
+    run, root = logdets.lanczos, EPS[f64] ** 0.5
     for asymmetry, expected in ((root, Status.OK), (just_above(root), Status.NONSYMMETRIC)):
         seen = torch.as_tensor(asymmetry, dtype=f64).expand(1)
-        monkeypatch.setattr(logdet, "lanczos", lambda *a, s=seen: run(*a)._replace(asymmetry=s))
+        monkeypatch.setattr(logdets, "lanczos", lambda *a, s=seen: run(*a)._replace(asymmetry=s))
         assert flags(slq_logdet(spd(geometric(5, 2.0)), signs(5, 1), num_steps=2)) == expected
 
 
