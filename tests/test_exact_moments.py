@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.fft import dct
 from scipy.linalg import hadamard
 
-from specbp.exact import Moments, all_signs, moments, orthogonal_variance
+from specbp.exact import Moments, all_signs, block_variance, moments, orthogonal_variance
 
 EPS = np.finfo(np.float64).eps
 
@@ -183,3 +184,124 @@ def test_all_signs(n: int) -> None:
 def test_all_signs_refuses(n: int) -> None:
     with pytest.raises(ValueError, match=f"got {n}"):
         all_signs(n)
+
+
+# Blocks of dependent probes, every outcome counted ------------------------------------------------
+
+# The rows of each population, each of norm √n; those of the first two get random signs.
+POPULATIONS = {
+    "hadamard": lambda n: hadamard(n).astype(float),
+    "mixed_unit": lambda n: np.sqrt(n) * dct(np.eye(n), axis=0, norm="ortho"),
+    "unit_vector": lambda n: np.sqrt(n) * np.eye(n),
+}
+
+
+def _subset_means(B: np.ndarray, rows: np.ndarray, m: int, signed: bool) -> list[float]:
+    """The mean form of every subset of m rows, for every D of signs up to the common one."""
+    D = all_signs(len(B)) if signed else np.ones((1, len(B)))
+    chosen = itertools.combinations(range(len(B)), m)
+    return [_forms(B, d * rows[list(c)]).mean() for c in chosen for d in D]
+
+
+@pytest.mark.parametrize("kind", ["indefinite", "spike", "log", "unsymmetric"])
+@pytest.mark.parametrize(
+    ("law", "n"),
+    [("hadamard", n) for n in (1, 2, 4, 8)]
+    + [(law, n) for law in ("mixed_unit", "unit_vector") for n in (1, 2, 3, 5, 6)],
+)
+def test_populations_by_enumeration(law: str, n: int, kind: str) -> None:
+    B, rows = _matrix(n, kind, n), POPULATIONS[law](n)
+    assert np.allclose(rows @ rows.T, n * np.eye(n), atol=8 * n * EPS)
+    for m in {1, 2, 3, n - 1, n} & set(range(1, n + 1)):
+        means = _subset_means(B, rows, m, law != "unit_vector")
+        assert np.mean(means) == pytest.approx(np.trace(B), abs=100 * n * EPS * np.abs(B).sum())
+        limit = 100 * n * EPS * (np.abs(B).sum()) ** 2
+        assert abs(np.var(means) - block_variance(B, law, m)) <= limit, m
+
+
+def _balanced(n: int) -> list[tuple[np.ndarray, float]]:
+    """Every balanced sign vector and its probability, half for either balance of an odd n."""
+    found = []
+    for minus in {n // 2, (n + 1) // 2}:
+        places = list(itertools.combinations(range(n), minus))
+        share = 1.0 if n % 2 == 0 else 0.5
+        for chosen in places:
+            s = np.ones(n)
+            s[list(chosen)] = -1
+            found.append((s, share / len(places)))
+    return found
+
+
+def _pair_means(B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of all pairs (x, s∘x) and their probabilities."""
+    n, X = len(B), all_signs(len(B))
+    outcomes = [((_forms(B, X) + _forms(B, X * s)) / 2, w / len(X)) for s, w in _balanced(n)]
+    means = np.concatenate([q for q, _ in outcomes])
+    return means, np.concatenate([np.full(len(X), w) for _, w in outcomes])
+
+
+@pytest.mark.parametrize("kind", ["indefinite", "spike", "log", "unsymmetric"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7])
+def test_antithetic_pairs_by_enumeration(n: int, kind: str) -> None:
+    B = _matrix(n, kind, n)
+    means, weights = _pair_means(B)
+    assert weights.sum() == pytest.approx(1, rel=1e-13)
+    found = _of_distribution(means, weights)
+    limit = 100 * n * EPS * np.abs(B).sum() ** 2
+    assert found.mean == pytest.approx(np.trace(B), abs=limit)
+    assert abs(found.variance - block_variance(B, "antithetic", 2)) <= limit
+    assert (n > 2) or found.variance <= limit
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_two_antithetic_pairs_are_independent(n: int) -> None:
+    B = _matrix(n, "indefinite")
+    means, weights = _pair_means(B)
+    blocks = (means[:, None] + means) / 2
+    found = _of_distribution(blocks.ravel(), np.outer(weights, weights).ravel())
+    assert found.variance == pytest.approx(block_variance(B, "antithetic", 4), rel=1e-12)
+
+
+@pytest.mark.parametrize("law", ["rademacher", "gaussian", "sphere"])
+def test_blocks_of_independent_probes(law: str) -> None:
+    B = _matrix(6, "unsymmetric")
+    assert block_variance(B, law, 5) == pytest.approx(moments(B, law).averaged(5).variance)
+
+
+@pytest.mark.parametrize("law", ["rademacher", "sphere"])
+def test_orthogonal_blocks_have_the_variance_of_their_marginal(law: str) -> None:
+    B, name = _matrix(8, "indefinite"), {"rademacher": "hadamard", "sphere": "orthogonal"}[law]
+    for m in (1, 3, 8):
+        assert block_variance(B, name, m) == pytest.approx(orthogonal_variance(B, m, law))
+
+
+EVERY_LAW = ("rademacher", "gaussian", "sphere", "orthogonal", "antithetic", *POPULATIONS)
+
+
+@pytest.mark.parametrize("law", EVERY_LAW)
+def test_block_variance_sees_the_symmetric_part_and_scales_with_the_square(law: str) -> None:
+    B = _matrix(8, "unsymmetric")
+    one = block_variance(B, law, 2)
+    assert one > 0
+    assert block_variance(B + 3 * (B - B.T), law, 2) == pytest.approx(one, rel=1e-12)
+    assert block_variance(-3 * B, law, 2) == pytest.approx(9 * one, rel=1e-12)
+
+
+def test_a_multiple_of_the_identity_has_variance_for_gaussian_probes_only() -> None:
+    found = {law for law in EVERY_LAW if block_variance(2 * np.eye(4), law, 2) > 64 * EPS}
+    assert found == {"gaussian"}
+
+
+def test_block_variance_refuses() -> None:
+    with pytest.raises(ValueError, match="rademacher.*mixed_unit.*got 'uniform'"):
+        block_variance(np.eye(2), "uniform", 1)
+    with pytest.raises(ValueError, match="mixed_unit probes has at most n = 2, got m = 3"):
+        block_variance(np.eye(2), "mixed_unit", 3)
+    with pytest.raises(ValueError, match=r"need n = 2\^k, got n = 6"):
+        block_variance(np.eye(6), "hadamard", 3)
+    with pytest.raises(ValueError, match="even, got m = 3"):
+        block_variance(np.eye(6), "antithetic", 3)
+    with pytest.raises(ValueError, match="m must be a positive integer, got 0"):
+        block_variance(np.eye(6), "gaussian", 0)
+    with pytest.raises(ValueError, match="square"):
+        block_variance(np.ones((2, 3)), "unit_vector", 1)

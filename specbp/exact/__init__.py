@@ -3,11 +3,12 @@
 numpy and scipy in float64 from explicit matrices; it shares no code with what it judges. Truth
 certificates (`truth`), explicit Jacobians (`jacobians`), matrix functions and polynomials
 (`functions`), derivatives of these (`gradients`), moments of quadratic forms (`probe_moments`),
-quadrature rules (`rules`).
+variances of blocks of dependent probes (`block_moments`), quadrature rules (`rules`).
 """
 
 from __future__ import annotations
 
+from specbp.exact.block_moments import block_variance
 from specbp.exact.functions import (
     chebyshev_log,
     matrix_function,
@@ -36,6 +37,7 @@ __all__ = [
     "Moments",
     "Truth",
     "all_signs",
+    "block_variance",
     "chebyshev_log",
     "check_tolerance",
     "dense_jacobian",

@@ -51,7 +51,7 @@ class Moments:
         Raises:
             ValueError: m is not a positive integer.
         """
-        m = _positive(m, "m")
+        m = positive(m, "m")
         fourth = (self.fourth + 3 * (m - 1) * self.variance**2) / m**3
         return Moments(self.mean, self.variance / m, self.third / m**2, fourth)
 
@@ -72,7 +72,7 @@ def moments(B: Any, law: str) -> Moments:
 
     Args:
         B: shape (n, n); the symmetric part is used, xᵀBx sees nothing else.
-        law: "rademacher", "gaussian" or "sphere".
+        law: "rademacher", "gaussian" or "sphere"; for blocks of the others, `block_variance`.
 
     Raises:
         ValueError: B is not one finite square matrix, or the law is unknown.
@@ -107,7 +107,7 @@ def orthogonal_variance(B: Any, m: int, law: str) -> float:
         msg = f'law must be "rademacher" or "sphere" for orthogonal probes, got {law!r}'
         raise ValueError(msg)
     n = as_square(B, "B").shape[0]
-    m = _positive(m, "m")
+    m = positive(m, "m")
     if m > n:
         msg = f"at most n = {n} probes can be orthogonal, got m = {m}"
         raise ValueError(msg)
@@ -127,7 +127,7 @@ def all_signs(n: int) -> Array:
     array([[ 1.,  1.],
            [ 1., -1.]])
     """
-    n = _positive(n, "n")
+    n = positive(n, "n")
     if n > _MAX_ENUMERATED:
         msg = f"n must be at most {_MAX_ENUMERATED} (2^(n-1) vectors), got {n}"
         raise ValueError(msg)
@@ -173,7 +173,8 @@ def _as_moments(*values: float) -> Moments:
     return Moments(*(float(value) for value in values))
 
 
-def _positive(value: int, name: str) -> int:
+def positive(value: int, name: str) -> int:
+    """The value as an int; anything but a positive integer is an error."""
     if int(value) != value or value < 1:
         msg = f"{name} must be a positive integer, got {value}"
         raise ValueError(msg)

@@ -48,7 +48,8 @@ def law_checks(probes: Tensor, law: str, level: Level, *, up_to_scale: bool = Fa
     see that with probability 0.95.
 
     Args:
-        probes: P independent vectors, (P, n), P ≥ 2. Columns of one orthogonal block are not.
+        probes: P independent vectors, (P, n), P ≥ 2. Columns of one orthogonal block are not:
+            `specbp.testing.block_laws` judges blocks.
         law: "rademacher", "sphere" (|x|² = n) or "gaussian".
         level: `margin` is for the mean of one coordinate, the correlation of one pair and the
             relative fourth moment; for the pooled mean and the root mean square correlation, where
@@ -70,7 +71,7 @@ def law_checks(probes: Tensor, law: str, level: Level, *, up_to_scale: bool = Fa
         70414
     """
     if law not in LAWS:
-        raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
+        raise ValueError(f"law must be one of {LAWS}, of blocks see block_law_checks; got {law!r}.")
     if probes.ndim != 2 or len(probes) < 2:
         raise ValueError(f"Probes are (P, n) with P ≥ 2, got shape {tuple(probes.shape)}.")
     x = probes.detach().to("cpu", torch.float64).numpy()
@@ -79,16 +80,17 @@ def law_checks(probes: Tensor, law: str, level: Level, *, up_to_scale: bool = Fa
     eps = torch.finfo(probes.dtype).eps
     if up_to_scale:
         x = x / math.sqrt(float(np.mean(x**2)))
-    random: list[_Random] = [_pooled_mean, _coordinate_mean]
+    random: list[_Random] = [_pooled_mean, coordinate_mean]
     random += [_covariance, _largest_correlation] if x.shape[1] > 1 else []
     random += [_fourth_moment] if law != "rademacher" else []
     random += [_norms] if law == "gaussian" else []
     random += [_second_moment] if law == "gaussian" and not up_to_scale else []
     share = replace(level, alpha=level.alpha / len(random))
-    return [*_support(x, law, eps), *(check(x, law, share) for check in random)]
+    return [*support(x, law, eps), *(check(x, law, share) for check in random)]
 
 
-def _support(x: np.ndarray, law: str, eps: float) -> list[Check]:
+def support(x: np.ndarray, law: str, eps: float) -> list[Check]:
+    """What holds exactly for every probe (row of x): signs, or the norm; nothing for "gaussian"."""
     if law == "rademacher":
         error = float(np.abs(np.abs(x) - 1).max())
         return [outcome.within("P1 support", "every entry is +1 or −1", error, 8 * eps, "units")]
@@ -116,7 +118,8 @@ def _pooled_mean(x: np.ndarray, law: str, level: Level) -> Check:
     )
 
 
-def _coordinate_mean(x: np.ndarray, law: str, level: Level) -> Check:
+def coordinate_mean(x: np.ndarray, law: str, level: Level) -> Check:
+    """The largest coordinate of the mean of the rows of x, n tests by Bonferroni."""
     P, n = x.shape
     worst = float(np.abs(x.sum(0)).max())
     p = min(1.0, n * tails.sum_of_entries(worst, P, law, tails.coordinate(n, law), P))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from specbp import exact
 from specbp.testing import laws, outcome
+from specbp.testing.block_laws import BLOCK_LAWS, block_law_checks
 from specbp.testing.outcome import Check, Level
 from verification.cases import View
 from verification.checks import sampling
@@ -197,11 +198,14 @@ class _Judge:
         if self.columns is None or self.blocks is None:
             return [_shown("P1 law", claim, UNSEEN)]
         repeats = laws.duplicate_checks(self.blocks, alpha=self.settings.alpha)
-        asked = "sphere" if self.box.law == "orthogonal" else self.box.law or self.recognised
+        level = Level(self.settings.alpha, LAW_MARGIN)
+        if self.box.law in BLOCK_LAWS:
+            found = block_law_checks(self.blocks, self.box.law, level, up_to_scale=True)
+            return [*found, *repeats]
+        asked = self.box.law or self.recognised
         if asked is None:
             seen = f"the first block of {self.blocks.shape[-1]} vectors has no law that is known"
             return [_shown("P1 law", claim, seen), *repeats]
-        level = Level(self.settings.alpha, LAW_MARGIN)
         return [*laws.law_checks(self.columns, asked, level, up_to_scale=True), *repeats]
 
     def gap(self, cell: tuple[str, int]) -> float:

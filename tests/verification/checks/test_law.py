@@ -7,21 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.fft import dct
+from scipy.linalg import hadamard as scipy_hadamard
 
-from specbp import gaussian, generator_for, orthogonal, rademacher, sphere
+from specbp import generator_for, rademacher, sphere
 from specbp.methods import METHODS
+from specbp.probes import LAWS as SAMPLERS
+from specbp.probes import antithetic as antithetic_pairs
+from specbp.probes import mixed_unit, unit_vector
 from specbp.testing.outcome import FAIL, PASS
 from verification.checks import law
 from verification.checks.settings import Settings
 from verification.subjects import from_method
 
+WITHIN = "P2 duplicates within one block"
 SLQ, QR = (from_method(METHODS[name]) for name in ("slq", "qr"))
-SAMPLERS = {
-    "rademacher": rademacher,
-    "gaussian": gaussian,
-    "sphere": sphere,
-    "orthogonal": orthogonal,
-}
 
 
 def verdicts(claim, subject):
@@ -66,6 +66,96 @@ def test_blocks_that_are_not_orthogonal_are_seen():
     found = verdicts(law.law, replace(SLQ, sampler=sphere, law="orthogonal"))
     assert found.pop("P1 orthogonal") == FAIL
     assert set(found.values()) == {PASS}
+
+
+def rows_of(law, generator, n, m, batch, *, replacement=False, signs=None):
+    """Blocks of a population whose indices and signs D are drawn as one likes."""
+    keys = torch.rand((*batch, n), generator=generator, dtype=torch.float64)
+    j = keys.argsort(-1)[..., :m]
+    if replacement:
+        j = torch.randint(n, (*batch, m), generator=generator)
+    H = {"hadamard": scipy_hadamard(n), "mixed_unit": n**0.5 * dct(np.eye(n), axis=0, norm="ortho")}
+    H["unit_vector"] = n**0.5 * np.eye(n)
+    D = rademacher(n, 1, generator=generator, batch_shape=batch).mT if signs is None else signs
+    D = 1.0 if law == "unit_vector" else D
+    return (torch.from_numpy(H[law]).double()[j] * D).mT
+
+
+POPULATIONS = ("hadamard", "mixed_unit", "unit_vector")
+
+
+@pytest.mark.parametrize("promised", POPULATIONS)
+def test_populations_with_all_their_parts_pass(promised):
+    def draw(n, m, generator, batch):
+        return rows_of(promised, generator, n, m, batch)
+
+    assert set(verdicts(law.law, drawing(draw, promised)).values()) == {PASS}
+
+
+@pytest.mark.parametrize("promised", POPULATIONS)
+def test_sampling_with_replacement_is_seen(promised):
+    def draw(n, m, generator, batch):
+        return rows_of(promised, generator, n, m, batch, replacement=True)
+
+    assert verdicts(law.law, drawing(draw, promised))["P1 orthogonal"] == FAIL
+    assert verdicts(law.duplicates, drawing(draw, promised))[WITHIN] == FAIL
+
+
+@pytest.mark.parametrize("promised", ["hadamard", "mixed_unit"])
+@pytest.mark.parametrize("fixed", ["none", "one draw"])
+def test_signs_that_are_not_random_are_seen(promised, fixed):
+    def draw(n, m, generator, batch):
+        D = 1.0 if fixed == "none" else signs(n, 1, generator_for("D")).mT
+        return rows_of(promised, generator, n, m, batch, signs=D)
+
+    assert verdicts(law.law, drawing(draw, promised))["P1 coordinate mean"] == FAIL
+
+
+@pytest.mark.parametrize("sampler", [mixed_unit, unit_vector])
+def test_a_missing_square_root_is_seen(sampler):
+    def draw(n, m, generator, batch):
+        return sampler(n, m, generator=generator, batch_shape=batch) / n**0.5
+
+    found = verdicts(law.law, drawing(draw, sampler.__name__))
+    assert found["P1 support"] == found["P1 orthogonal"] == FAIL
+
+
+@pytest.mark.parametrize(
+    ("s", "name"),
+    [
+        (lambda n, m, g, batch: signs(n, m, g, batch), "P1 balance"),
+        (lambda n, m, g, batch: 1 - 2 * (torch.arange(n) < n // 2).double()[:, None], "P1 s mean"),
+    ],
+)
+def test_pairs_that_are_not_balanced_or_not_random_are_seen(s, name):
+    def draw(n, m, generator, batch):
+        x = signs(n, m // 2, generator, batch)
+        return torch.stack([x, s(n, m // 2, generator, batch) * x], -1).flatten(-2)
+
+    assert verdicts(law.law, drawing(draw, "antithetic"))[name] == FAIL
+
+
+def test_independent_signs_are_no_antithetic_pairs_and_pairs_are_no_hadamard_block():
+    for sampler, promised, name in (
+        (rademacher, "antithetic", "P1 balance"),
+        (antithetic_pairs, "hadamard", "P1 orthogonal"),
+    ):
+        subject = replace(SLQ, sampler=sampler, law=promised)
+        assert verdicts(law.law, subject)[name] == FAIL
+
+
+@pytest.mark.parametrize("axis", ["items", "calls", "seeds"])
+def test_sequences_of_unit_vectors_that_return_are_seen(axis):
+    def draw(n, m, generator, batch):
+        source = generator_for("0") if axis == "seeds" else generator
+        if axis == "calls":
+            source = generator_for("seed", generator.initial_seed())
+        size = () if axis == "items" else batch
+        X = unit_vector(n, m, generator=source, batch_shape=size)
+        return X.expand(*batch, n, m)
+
+    found = verdicts(law.duplicates, drawing(draw, "unit_vector"))
+    assert found[f"P2 duplicates across {axis}"] == FAIL
 
 
 def shared(n, m, generator, batch):
