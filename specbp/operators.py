@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from specbp import interop
+
 
 @runtime_checkable
 class LinearOperator(Protocol):
@@ -131,23 +133,25 @@ class ScaledOperator:
 def as_operator(A: Any) -> Any:
     """Wrap a tensor for fast products; pass what has `shape`, `dtype`, `device` and `@` through.
 
+    Operators of SciPy, curvlinops and linear_operator are wrapped where they lack some of these:
+    see `specbp.interop`.
+
     Raises:
-        TypeError: If A is neither, or its dtype is not float32 or float64.
+        TypeError: If A is none of them, or its dtype is not float32 or float64.
         ValueError: If A has fewer than two dimensions or an empty one.
     """
-    if isinstance(A, Tensor):
-        operator: Any = Dense(A)
-    elif isinstance(A, LinearOperator) and isinstance(A.dtype, torch.dtype):
-        operator = A
-    else:
+    operator = interop.adapt(A)
+    if isinstance(operator, Tensor):
+        operator = Dense(operator)
+    elif not (isinstance(operator, LinearOperator) and isinstance(operator.dtype, torch.dtype)):
         raise TypeError(
             "An operator needs `shape`, a torch `dtype`, `device` and `@` on blocks (..., n, m); "
             f"{type(A).__name__} lacks some of them. Pass a torch.Tensor or wrap your operator."
         )
-    if A.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"Operators are float32 or float64, got {A.dtype}: convert it.")
-    if len(A.shape) < 2 or 0 in A.shape:
-        raise ValueError(f"An operator has shape (..., n, n), n ≥ 1, got {tuple(A.shape)}.")
+    if operator.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"Operators are float32 or float64, got {operator.dtype}: convert it.")
+    if len(operator.shape) < 2 or 0 in operator.shape:
+        raise ValueError(f"An operator has shape (..., n, n), n ≥ 1, got {tuple(operator.shape)}.")
     return operator
 
 
@@ -239,6 +243,33 @@ def check_symmetric(A: Tensor) -> None:
         raise ValueError(
             f"A is not symmetric: max|A - A.mT| = {float(gap.flatten()[worst]):.3g}, rounding "
             f"explains {float(limit.flatten()[worst]):.3g}. Pass (A + A.mT) / 2 if that is meant."
+        )
+
+
+def check_deterministic(A: Any, probes: Tensor) -> None:
+    """Refuse an operator whose products change from call to call, at two products for each probe.
+
+    Lanczos and the polynomials report such an operator as `NONSYMMETRIC`. Estimators that multiply
+    each probe once or twice cannot see it: they return the trace of the average operator at best.
+    For a factor J check J.mT too.
+
+    Raises:
+        TypeError: If A is no operator, or dtypes differ.
+        ValueError: If two products differ by more than √eps of the largest entry, or shapes or
+            devices do not fit.
+
+    Example:
+        >>> check_deterministic(torch.eye(3), torch.ones(3, 1))
+    """
+    A = as_operator(A)
+    rows = check_probes(A, probes)
+    first, again = product(A, rows), product(A, rows)
+    gap, largest = float((first - again).abs().max()), float(first.abs().max())
+    if gap > torch.finfo(A.dtype).eps ** 0.5 * largest:
+        raise ValueError(
+            f"The operator is random: multiplied by the same probes again, its product changed by "
+            f"{gap:.3g}, its largest entry is {largest:.3g}. Call .eval() (dropout), fix the data "
+            "(mini-batches), or fix the noise outside of the operator."
         )
 
 
