@@ -44,6 +44,8 @@ class Bidiagonal(NamedTuple):
         norm_squared: |x|², (..., m).
         closed: True where the Krylov space closed before k steps, (..., m).
         basis: V as rows, (k, ..., m, n), in the operator's dtype; zero where the space closed.
+        asymmetry: max |u_iᵀ J v_j| beyond the bidiagonal, seen from either side, relative to |B|,
+            (..., m): rounding if `J.mT` is the adjoint of J and both stay the same.
     """
 
     diagonal: Tensor
@@ -51,6 +53,7 @@ class Bidiagonal(NamedTuple):
     norm_squared: Tensor
     closed: Tensor
     basis: Tensor
+    asymmetry: Tensor
 
 
 @torch.no_grad()
@@ -116,24 +119,36 @@ def golub_kahan(J: RectangularOperator, rows: Tensor, num_steps: int) -> Bidiago
     left = Basis(rows, num_steps, J.shape[-2])
     alphas: list[Tensor] = []
     betas: list[Tensor] = []
+    from_left: list[Tensor] = []
+    from_right: list[Tensor] = []
     for j, v in enumerate(right.vectors):
         w = product(J, v.view(rows.shape)).reshape(left.vectors.shape[1:])
+        # The overlap of step 0 on the left is none: a zero keeps one layout for both sides.
+        overlap = w.new_zeros(len(w), 1, 1)
         if j > 0:
             w = torch.addcmul(w, betas[-1], left.vectors[j - 1], value=-1)
-            w, _ = left.project_out(w, 0, j)
+            w, overlap = left.project_out(w, 0, j)
+        from_left.append(overlap.abs().amax(-1, keepdim=True))
         alphas.append(left.append(w, j))
         w = product(J.mT, left.vectors[j].view(*rows.shape[:-1], -1)).reshape(v.shape)
         w = torch.addcmul(w, alphas[-1], v, value=-1)
-        w, _ = right.project_out(w, 0, j + 1)
+        w, overlap = right.project_out(w, 0, j + 1)
+        from_right.append(overlap.abs().amax(-1, keepdim=True))
         betas.append(right.append(w, j + 1))
     diagonal, off = torch.cat(alphas, -1), torch.cat(betas, -1)
     diagonal, off, ended = _small(diagonal, off, norm, rows, bidiagonal=True)
+    # Where J v is nothing but rounding, so is the direction u that Jᵀ was applied to.
+    gap = torch.maximum(
+        _largest(torch.cat(from_left, -1), ended),
+        _largest(torch.cat(from_right, -1), ended | (diagonal == 0)),
+    )
     return Bidiagonal(
         diagonal,
         off,
         norm_squared=norm.double().view(rows.shape[:-1]) ** 2,
         closed=ended.any(-1),
         basis=right.rows(rows.shape, ended),
+        asymmetry=gap / torch.maximum(diagonal.abs(), off).amax(-1),
     )
 
 

@@ -61,9 +61,7 @@ def slq_logdet(
     rows = check_probes(A, probes)
     T = lanczos(A, rows, num_steps)
     rule = quadrature.gauss(T)
-    status = _krylov_status(T, rule, 4 * torch.finfo(A.dtype).eps)
-    status |= (T.asymmetry > torch.finfo(A.dtype).eps ** 0.5) * int(Status.NONSYMMETRIC)
-    return _bracketed(T, rule, lower, status, rows, A.num_matvecs)
+    return _bracketed(T, rule, lower, rows, A.num_matvecs)
 
 
 def golub_kahan_logdet(
@@ -96,8 +94,7 @@ def golub_kahan_logdet(
     rows = check_probes(J, probes)
     B = golub_kahan(J, rows, num_steps)
     rule = quadrature.gauss(B)
-    status = _krylov_status(B, rule, (4 * torch.finfo(J.dtype).eps) ** 2)
-    return _bracketed(B, rule, lower, status, rows, J.num_gram_matvecs)
+    return _bracketed(B, rule, lower, rows, J.num_gram_matvecs)
 
 
 def chebyshev_logdet(
@@ -295,32 +292,18 @@ def _polynomial_status(
     seen: polynomials.Moments, degree: int, dtype: torch.dtype, a: Tensor, b: Tensor
 ) -> Tensor:
     """Flags per probe (..., m) of a polynomial on [a, b]."""
-    # An eigenvalue within rounding δ of an end grows like T_d(1 + δ) = 1 + d² δ + …, and products
-    # are rounded to eps |A|, which is eps (b + a) / (b − a) in the variable of T_d.
-    eps, amplified = torch.finfo(dtype).eps, ((b + a) / (b - a)).unsqueeze(-1)
-    outside = seen.growth > 1 + 16 * (degree + 1) ** 2 * eps * amplified
-    asymmetric = seen.asymmetry > eps**0.5 * amplified
-    return outside * int(Status.OUTSIDE_INTERVAL) | asymmetric * int(Status.NONSYMMETRIC)
-
-
-def _krylov_status(T: Tridiagonal | Bidiagonal, rule: quadrature.Rule, rounding: float) -> Tensor:
-    """Flags per probe; a node within `rounding` of zero, relative to the largest, is zero."""
-    floor = rounding * rule.largest
-    return (
-        T.closed * int(Status.INVARIANT_SUBSPACE)
-        | (rule.smallest < -floor) * int(Status.NEGATIVE_RITZ)
-        | (rule.smallest.abs() <= floor) * int(Status.SINGULAR)
-    )
+    amplified = ((b + a) / (b - a)).unsqueeze(-1)
+    return polynomials.growth_status(seen.growth, seen.asymmetry, degree, dtype, amplified)
 
 
 def _bracketed(
     T: Tridiagonal | Bidiagonal,
     rule: quadrature.Rule,
     lower: float | Tensor | None,
-    status: Tensor,
     rows: Tensor,
     num_matvecs: float,
 ) -> Estimate:
+    status = quadrature.krylov_status(T, rule, rows.dtype)
     if lower is None:
         return from_samples(rule.value, num_matvecs=num_matvecs, upper=rule.value, status=status)
     node = bounds.positive(lower, "lower", rows).unsqueeze(-1)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from specbp.estimate import Status
 from specbp.operators import LinearOperator, product
 
 
@@ -175,3 +176,17 @@ def _as_rows(scalar: Tensor, rows: Tensor) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1)
+
+
+def growth_status(
+    growth: Tensor, asymmetry: Tensor, degree: int | Tensor, dtype: torch.dtype, amplified: Tensor
+) -> Tensor:
+    """Flags of vectors that grew or betrayed asymmetry under a polynomial on [a, b].
+
+    An eigenvalue within rounding δ of an end grows like T_d(1 + δ) = 1 + d² δ + …, and products are
+    rounded to eps |A|, which is eps times `amplified` = (b + a) / (b − a) in the variable of T_d.
+    """
+    eps = torch.finfo(dtype).eps
+    outside = growth > 1 + 16 * (degree + 1) ** 2 * eps * amplified
+    asymmetric = asymmetry > eps**0.5 * amplified
+    return outside * int(Status.OUTSIDE_INTERVAL) | asymmetric * int(Status.NONSYMMETRIC)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from specbp.estimate import Status
 from specbp.krylov import Bidiagonal, Tridiagonal
 
 
@@ -51,6 +52,21 @@ def gauss_radau(T: Tridiagonal | Bidiagonal, node: Tensor) -> Rule:
     last = torch.where(T.off_diagonal[..., -1] == 0, T.diagonal[..., 0].abs(), last)
     diagonal = torch.cat([T.diagonal, last.unsqueeze(-1)], -1)
     return _rule(diagonal, T.off_diagonal, T.norm_squared, isinstance(T, Bidiagonal))
+
+
+def krylov_status(T: Tridiagonal | Bidiagonal, rule: Rule, dtype: torch.dtype) -> Tensor:
+    """Flags per probe (..., m); a node within rounding of zero, relative to the largest, is zero.
+
+    Rounding of a Ritz value is a few eps λ_max; of a squared singular value, a few eps² λ_max.
+    """
+    eps = torch.finfo(dtype).eps
+    floor = ((4 * eps) ** 2 if isinstance(T, Bidiagonal) else 4 * eps) * rule.largest
+    return (
+        T.closed * int(Status.INVARIANT_SUBSPACE)
+        | (rule.smallest < -floor) * int(Status.NEGATIVE_RITZ)
+        | (rule.smallest.abs() <= floor) * int(Status.SINGULAR)
+        | (T.asymmetry > eps**0.5) * int(Status.NONSYMMETRIC)
+    )
 
 
 def _last_pivot(T: Tridiagonal, node: Tensor) -> Tensor:

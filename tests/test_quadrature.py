@@ -25,7 +25,7 @@ def tridiagonal(alphas, betas, norm_squared=1.0):
 def bidiagonal(alphas, betas, norm_squared=1.0):
     fields = (torch.tensor([v], dtype=f64) for v in (alphas, betas, norm_squared))
     flat = torch.zeros(1, dtype=torch.bool)
-    return Bidiagonal(*fields, flat, torch.zeros(1, len(alphas), 1))
+    return Bidiagonal(*fields, flat, torch.zeros(1, len(alphas), 1), torch.zeros(1))
 
 
 def dense(alphas, betas):
