@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 
@@ -16,7 +19,8 @@ class Status(enum.IntFlag):
     NaN. `SINGULAR` means log det = −inf to working precision, and the value says so.
     `INVARIANT_SUBSPACE` is good news: the Krylov space closed early, so that more steps would add
     only rounding. `FLOORED` warns of bias: an eigenvalue lies below the interval of the
-    polynomial, which counts it too large.
+    polynomial, which counts it too large. `UNCONVERGED` warns of an iteration inside the method
+    that stopped before its tolerance.
     """
 
     OK = 0
@@ -27,6 +31,8 @@ class Status(enum.IntFlag):
     OUTSIDE_INTERVAL = 16
     SINGULAR = 32
     FLOORED = 64
+    UNCONVERGED = 128
+    TOLERANCE_MISSED = 256
 
     @property
     def remedy(self) -> str:
@@ -53,12 +59,26 @@ REMEDIES = {
         "An eigenvalue lies below `lower`, so the value is biased upwards: lower it and raise "
         "the degree."
     ),
+    Status.UNCONVERGED: (
+        "An iteration stopped before its tolerance, so the value is not what the method defines: "
+        "ask for fewer moments, or use slq_logdet."
+    ),
+    Status.TOLERANCE_MISSED: (
+        "The error asked for was not reached: raise budget or max_bytes, or ask for less."
+    ),
 }
 FAILURES = Status.NONFINITE | Status.NONSYMMETRIC | Status.NEGATIVE_RITZ | Status.OUTSIDE_INTERVAL
 
 
 class EstimationError(ArithmeticError):
     """Raised by `Estimate.raise_for_status` when an estimate failed."""
+
+
+class Interval(NamedTuple):
+    """Ends of a confidence interval, each of shape (...)."""
+
+    lower: Tensor
+    upper: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +93,15 @@ class Estimate:
             It says nothing of truncation, which `lower` and `upper` bracket.
         num_matvecs: Products with A that one estimate cost, *counted*; a JVP or a VJP alone is a
             half.
-        lower: Lower end of the truncation bracket of mean_i x_iᵀ f(A) x_i, shape (...); −inf if
-            unknown.
+        lower: Lower end of the bracket, shape (...), of what the same probes would give without
+            truncation, such as mean_i x_iᵀ log(A) x_i; −inf if unknown.
         upper: Upper end of the same bracket; +inf if unknown.
         status: `Status` flags as int64, shape (...).
         samples: One value per probe, shape (..., m); empty for methods without probes.
+        truncation: An *estimate* of how far truncation may have moved the value, in nats, shape
+            (...), where a bracket is missing or too wide; None if the method has none.
+        freedom: Degrees of freedom of the standard error; m − 1 if None.
+        plan: How method, probes and steps were chosen (`specbp.planner.Plan`), if they were.
     """
 
     value: Tensor
@@ -87,6 +111,66 @@ class Estimate:
     upper: Tensor
     status: Tensor
     samples: Tensor
+    truncation: Tensor | None = None
+    freedom: float | Tensor | None = None
+    plan: Any = None
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        r"""Interval for the truth, from Monte Carlo error and truncation together.
+
+        .. math:: [\ell' - c\,\mathrm{se}, \; u' + c\,\mathrm{se}], \qquad
+                  F(c + (u' - \ell') / \mathrm{se}) - F(-c) = \text{confidence}
+
+        with the bracket ℓ' = max(ℓ, ŷ − τ), u' = min(u, ŷ + τ) of the value without truncation, τ
+        an estimate of it if there is one, and F Student's distribution function. c is the quantile
+        of two sides where there is no truncation, and that of one side where it is large: the truth
+        cannot be missed at both ends. An end is infinite where neither ℓ (u) nor τ is known, NaN
+        where no standard error is claimed.
+
+        Args:
+            confidence: Probability of covering, between 0 and 1; exact for normal samples.
+
+        Raises:
+            ValueError: If confidence is not between 0 and 1.
+
+        Source: Imbens & Manski (2004), doi:10.1111/j.1468-0262.2004.00555.x.
+
+        Example:
+            >>> import torch
+            >>> found = from_samples(torch.tensor([1.0, 3.0, 2.0]), num_matvecs=3)
+            >>> [float(end) for end in found.interval()]
+            [-inf, inf]
+            >>> y = torch.tensor([1.0, 3.0, 2.0])
+            >>> found = from_samples(y, num_matvecs=3, lower=y, upper=y)
+            >>> [round(float(end), 3) for end in found.interval()]
+            [-0.484, 4.484]
+        """
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
+        below, above = self.lower, self.upper
+        if self.truncation is not None:
+            below = torch.maximum(below, self.value - self.truncation)
+            above = torch.minimum(above, self.value + self.truncation)
+        # A value beyond its own bracket (rounding) still belongs to the interval.
+        below, above = torch.minimum(below, self.value), torch.maximum(above, self.value)
+        half = self._quantile((above - below) / self.standard_error, confidence)
+        half = half * self.standard_error
+        return Interval(below - half, above + half)
+
+    def _quantile(self, width: Tensor, confidence: float) -> Tensor:
+        """The c of `interval` for a bracket of a width in standard errors, (...)."""
+        freedom = self.freedom
+        if freedom is None:
+            freedom = float(max(self.samples.shape[-1] - 1, 1))
+        nu = torch.as_tensor(freedom).cpu().numpy()
+        w = width.nan_to_num(nan=0.0).cpu().numpy()
+        low = np.broadcast_to(stats.t.isf(1 - confidence, nu), w.shape)
+        high = np.broadcast_to(stats.t.isf((1 - confidence) / 2, nu), w.shape)
+        for _ in range(50):
+            c = (low + high) / 2
+            short = stats.t.cdf(c + w, nu) - stats.t.cdf(-c, nu) < confidence
+            low, high = np.where(short, c, low), np.where(short, high, c)
+        return torch.as_tensor(high, dtype=torch.float64, device=self.value.device)
 
     @property
     def ok(self) -> Tensor:
@@ -186,6 +270,11 @@ def _sound(
         status=status[..., 0],
         samples=y,
     )
+
+
+def untruncated(found: Estimate) -> Estimate:
+    """The same estimate of what is unbiased: chance is all of its error."""
+    return replace(found, truncation=torch.zeros_like(found.value))
 
 
 def without_probes(value: Tensor, *, num_matvecs: float, status: Tensor) -> Estimate:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specbp.estimate import Estimate, from_samples
+from specbp.estimate import Estimate, from_samples, untruncated
 from specbp.operators import CountingOperator, as_operator, check_probes, check_square, product
 
 
@@ -39,4 +39,4 @@ def hutchinson_trace(A: Any, probes: Tensor) -> Estimate:
     check_square(A)
     rows = check_probes(A, probes)
     samples = torch.linalg.vecdot(rows, product(A, rows))
-    return from_samples(samples, num_matvecs=A.num_matvecs)
+    return untruncated(from_samples(samples, num_matvecs=A.num_matvecs))
