@@ -17,7 +17,7 @@ STAMP := $(VENV)/.specbp-installed
 CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test smoke gate faults suite mutation train overhead precision lint format types install clean
+.PHONY: help report test smoke gate faults suite mutation train overhead precision budgets planner density lint format types install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -53,6 +53,15 @@ overhead: $(STAMP) ## time every estimate against its products alone
 
 precision: $(STAMP) ## what float32 leaves of log det, against the condition number
 	$(PY) -m verification precision
+
+budgets: $(STAMP) ## judge estimators at equal measured products
+	$(PY) -m verification budgets
+
+planner: $(STAMP) ## judge method="auto" against the best method in hindsight
+	$(PY) -m verification planner
+
+density: $(STAMP) ## spectral densities against known spectra
+	$(PY) -m verification density
 
 lint: $(STAMP) ## ruff: rules and formatting
 	$(PY) -m ruff check

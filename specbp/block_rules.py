@@ -127,7 +127,7 @@ def extrapolated(K: BlockKrylov, forms: Tensor) -> tuple[Tensor, Tensor]:
     not fall by 15 %.
     """
     early = K.matrix.shape[-1] < 2 * FRACTIONS * forms.shape[-1]
-    return _limit(_sequence(K, forms), early)
+    return limit(_sequence(K, forms), early)
 
 
 def decay(K: BlockKrylov, forms: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def _sequence(K: BlockKrylov, forms: Tensor) -> list[Tensor]:
     return values
 
 
-def _limit(values: list[Tensor], early: bool = False) -> tuple[Tensor, Tensor]:
+def limit(values: list[Tensor], early: bool = False) -> tuple[Tensor, Tensor]:
     """Sum of the decreases still to come, from values at equal distances, the last first."""
     if len(values) < FRACTIONS:
         nothing = torch.zeros_like(values[0])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 
@@ -164,11 +164,11 @@ class Estimate:
             freedom = float(max(self.samples.shape[-1] - 1, 1))
         nu = torch.as_tensor(freedom).cpu().numpy()
         w = width.nan_to_num(nan=0.0).cpu().numpy()
-        low = np.broadcast_to(stats.t.isf(1 - confidence, nu), w.shape)
-        high = np.broadcast_to(stats.t.isf((1 - confidence) / 2, nu), w.shape)
-        for _ in range(50):
+        low = np.broadcast_to(special.stdtrit(nu, confidence), w.shape)
+        high = np.broadcast_to(special.stdtrit(nu, (1 + confidence) / 2), w.shape)
+        for _ in range(40):
             c = (low + high) / 2
-            short = stats.t.cdf(c + w, nu) - stats.t.cdf(-c, nu) < confidence
+            short = special.stdtr(nu, c + w) - special.stdtr(nu, -c) < confidence
             low, high = np.where(short, c, low), np.where(short, high, c)
         return torch.as_tensor(high, dtype=torch.float64, device=self.value.device)
 

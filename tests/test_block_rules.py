@@ -11,13 +11,15 @@ from specbp import quadrature
 from specbp.block import block_golub_kahan, block_lanczos
 from specbp.block_rules import (
     SLOWEST,
-    _limit,
     decay,
     extrapolated,
     positive,
     radau_forms,
     spectrum,
     squared,
+)
+from specbp.block_rules import (
+    limit as _limit,
 )
 from specbp.krylov import golub_kahan, lanczos
 from tests.support import (

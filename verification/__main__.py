@@ -14,12 +14,15 @@ from tqdm import tqdm
 
 from verification import (
     baseline,
+    budgets,
     compare,
     control,
+    density_study,
     evidence,
     families,
     gate,
     nightly,
+    planner_study,
     precision,
     provenance,
     report,
@@ -291,6 +294,9 @@ def _parser() -> argparse.ArgumentParser:
         ("compare", compare, "compare the accuracy of two commits, or of two estimators"),
         ("baseline", baseline, "compare with the figures recorded for this platform, or record"),
         ("faults", matrix, "show which planted faults the checks catch"),
+        ("budgets", budgets, "judge estimators at equal measured products; writes a report"),
+        ("density", density_study, "measure spectral densities against known spectra; a report"),
+        ("planner", planner_study, "judge auto against the best method in hindsight; a report"),
     ):
         module.add_arguments(add(name, module.main, summary))
     command = add("nightly", night, "add the evidence of one night to that of earlier ones")

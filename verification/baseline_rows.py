@@ -28,7 +28,8 @@ SPECTRA = ("cond 1e2", "cond 1e4", "power law")
 ENUMERATED, ARRAY = 10, 64  # orders: all sign vectors, or an orthogonal array of them
 GRID = 2.0**18
 FEW_STEPS = 5  # a Gauss rule far from exact at n = 10
-MANY = 256  # probes of the array that meet the slow oracle of the Gauss rule
+MANY = 256  # probes of the array that meet the slow oracle of the Gauss rule, or a joint estimator
+BLOCK = 4  # probes of one estimate where they are used jointly
 FLOOR = 4  # units of rounding of the largest value: errors below them are equal
 ERROR, LIMIT, BIAS, VARIANCE, PRODUCTS = "error", "limit", "bias", "variance_ratio", "products"
 
@@ -114,11 +115,12 @@ def _row(subject: Subject, view: View, row_id: str) -> Row:
     if subject.claims.expectation == "quadrature" and n == ENUMERATED:
         subject = replace(subject, config={**subject.config, "num_steps": FEW_STEPS})
     X = design(n)
-    if subject.claims.expectation == "quadrature":
+    if subject.claims.expectation == "quadrature" or subject.claims.joint:
         X = X[:, :: max(1, X.shape[1] // MANY)] if n == ARRAY else X
     figures, slack = _exact(subject, view) if exactly else _stochastic(subject, view, X)
     fine = slack[ERROR] * EPS / _eps(view)
-    claimed = subject.claims.matvecs(n, 1, subject.configured(n))
+    m = BLOCK if subject.claims.joint else 1
+    claimed = subject.claims.matvecs(n, m, subject.configured(n))
     return Row(row_id, checksum(view, X, subject), figures, slack, fine, float(claimed))
 
 
@@ -137,12 +139,15 @@ def _exact(subject: Subject, view: View) -> tuple[dict[str, float], dict[str, fl
 def _stochastic(
     subject: Subject, view: View, X: Tensor
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures of a method with probes, every probe an estimate of its own."""
-    found = subject.call(view, X.mT.unsqueeze(-1))
+    """Figures of a method with probes, every probe an estimate of its own, or every few of them."""
+    joint = subject.claims.joint
+    found = subject.call(view, _in_blocks(X) if joint else X.mT.unsqueeze(-1))
     values = found.value.numpy()
     f = np.log if subject.estimand == "logdet" else np.asarray
     forms = exact.quadratic_forms(view.eigenvalues, view.eigenvectors, f, X.numpy())
     limit, target = subject.rounding(view), subject.oracle(view, X)
+    if joint:  # its error is that of the truth, not of the forms of its probes
+        limit, forms = BLOCK * limit, np.array(f(view.eigenvalues).sum())
     figures = {LIMIT: limit, BIAS: float(np.mean(values - forms))}
     size, noise = float(np.abs(forms).max()), limit
     if target is not None:
@@ -150,12 +155,20 @@ def _stochastic(
         figures[ERROR] = largest / limit
         noise = max(largest, FLOOR * _eps(view) * size)
     slack = _slack(view, size, limit) | {BIAS: noise}
-    if X.shape[1] == design(len(X)).shape[1]:  # all of the law
+    if X.shape[1] == design(len(X)).shape[1] and not joint:  # all of the law
         law = exact.moments(subject.form(view), "rademacher")
         figures[VARIANCE] = float(values.var()) / law.variance
         slack[VARIANCE] = 2 * noise / law.variance**0.5
     figures[PRODUCTS] = float(found.num_matvecs)
     return figures, slack
+
+
+def _in_blocks(X: Tensor) -> Tensor:
+    """The probes of a design in blocks of BLOCK, (R, n, BLOCK), of columns that are far apart."""
+    n, P = X.shape
+    # Neighbours in a design differ in few signs: a block of them would span little.
+    order = torch.arange(P) * (int(P * 0.618) | 1) % P
+    return X[:, order].view(n, P // BLOCK, BLOCK).movedim(1, 0)
 
 
 EPS = float(np.finfo(np.float64).eps)

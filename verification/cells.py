@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor
 
-from specbp import Estimate, Status, exact
-from specbp.estimate import FAILURES, from_samples
+from specbp import Estimate, exact
+from specbp.estimate import from_samples
 from specbp.testing import outcome, sampling
 from specbp.testing.outcome import Check, Level
+from verification import joint_cells
+from verification.cell_parts import (
+    first_alone,
+    in_blocks,
+    judged,
+    status_check,
+    status_counts,
+    verdict_of,
+)
 from verification.store import Record
 from verification.units import MARGINS, PROBE_COUNTS, VACUOUS, Oracle, Unit
 
@@ -29,6 +35,8 @@ def run(unit: Unit, oracle: Oracle) -> Iterator[Record]:
         yield _exact_cell(unit)
     elif unit.method.claims.additive:
         yield from _additive_cells(unit, oracle)
+    elif unit.method.claims.joint:
+        yield from (joint_cells.cell(unit, oracle, m) for m in unit.counts)
     else:
         yield from (_adaptive_cell(unit, oracle, m) for m in PROBE_COUNTS)
 
@@ -41,10 +49,10 @@ def _exact_cell(unit: Unit) -> Record:
     error = abs(float(found.value) - truth.value)
     limit = max(10 * truth.u_truth, _exact_limit(unit))
     claim = "the value is exact to the stated limit"
-    outcome = [_judged(unit, "exact", claim, error, limit), _status_check(unit, found.status)]
+    outcome = [judged(unit, "exact", claim, error, limit), status_check(unit, found.status)]
     return {
         **unit.record(0),
-        **_outcome(unit, outcome),
+        **verdict_of(unit, outcome),
         "replicates": 1,
         "truth": truth.value,
         "u_truth": truth.u_truth,
@@ -52,7 +60,7 @@ def _exact_cell(unit: Unit) -> Record:
         "rmse": error,
         "matvecs": found.num_matvecs,
         "seconds": seconds,
-        "status": _status_counts(found.status),
+        "status": status_counts(found.status),
     }
 
 
@@ -65,7 +73,7 @@ def _exact_limit(unit: Unit) -> float:
 
 
 def _additive_cells(unit: Unit, oracle: Oracle) -> Iterator[Record]:
-    seconds, blocks = _in_blocks(unit, oracle.probes)
+    seconds, blocks = in_blocks(unit, oracle.probes)
     samples = torch.cat([b.samples for b in blocks]).flatten().numpy()
     status = torch.cat([b.status for b in blocks])
     lower, upper = (
@@ -84,9 +92,9 @@ def _additive_cells(unit: Unit, oracle: Oracle) -> Iterator[Record]:
         "bias_exact": law.mean - truth if polynomial else None,
         "paired_bias": float(bias.mean()),
         "paired_bias_se": float(bias.std(ddof=1) / len(bias) ** 0.5),
-        "status": _status_counts(status),
+        "status": status_counts(status),
     }
-    shared = [_status_check(unit, status)]
+    shared = [status_check(unit, status)]
     if polynomial or unit.method.claims.expectation == "tr A":
         shared.append(_probe_check(unit, float(np.abs(samples - contract).max())))
     else:
@@ -96,7 +104,7 @@ def _additive_cells(unit: Unit, oracle: Oracle) -> Iterator[Record]:
     for index, m in enumerate(PROBE_COUNTS):
         window = np.array_split(samples, len(PROBE_COUNTS))[index]
         cell = from_samples(torch.from_numpy(samples).reshape(-1, m), num_matvecs=0)
-        direct, single = _direct(unit, oracle.probes, m)
+        direct, single = first_alone(unit, oracle.probes, m)
         R = len(cell.value)
         found = [*shared, *_aggregation(unit, direct, samples, m)]
         if not unit.documented:
@@ -105,7 +113,7 @@ def _additive_cells(unit: Unit, oracle: Oracle) -> Iterator[Record]:
             **unit.record(m),
             **common,
             **_statistics(cell, window, truth, expected, law, m),
-            **_outcome(unit, found),
+            **verdict_of(unit, found),
             "probe_error": shared[1].statistic / shared[1].margin if shared[1].margin else None,
             "bracket": bracket,
             "replicates": R,
@@ -122,27 +130,27 @@ def _adaptive_cell(unit: Unit, oracle: Oracle, m: int) -> Record:
     count, start = counts[m], sum(counts[k] * k for k in PROBE_COUNTS if k < m)
     window = slice(start, start + count * m)
     probes = rows[window].reshape(count, m, -1).mT
-    seconds, blocks = _in_blocks(unit, probes)
+    seconds, blocks = in_blocks(unit, probes)
     values = torch.cat([b.value for b in blocks])
     status = torch.cat([b.status for b in blocks])
     cell = from_samples(torch.cat([b.samples for b in blocks]), num_matvecs=0)
     log_forms, law = oracle.of_log
     target = log_forms[window].reshape(count, m).mean(-1)
     bias = values.numpy() - target
-    direct, single = _direct(unit, probes, m)
+    direct, single = first_alone(unit, probes, m)
     truth = unit.view.truth
     a, b = unit.interval
     limit = unit.case.n * _sup_error(a, 2 * b, unit.config["degree"]) + unit.rounding
     claim = "truncation stays within the bound of an interval up to 2 λ_max"
     found = [
-        _status_check(unit, status),
-        _judged(unit, "bracket", claim, float(np.abs(bias).max()), limit),
+        status_check(unit, status),
+        judged(unit, "bracket", claim, float(np.abs(bias).max()), limit),
     ]
     return {
         **unit.record(m),
         **_statistics(cell, cell.samples.numpy(), truth.value, truth.value + bias.mean(), law, m),
         "var_ratio": None,  # the polynomial, hence its variance, differs from estimate to estimate
-        **_outcome(unit, found),
+        **verdict_of(unit, found),
         "replicates": count,
         "truth": truth.value,
         "u_truth": truth.u_truth,
@@ -151,7 +159,7 @@ def _adaptive_cell(unit: Unit, oracle: Oracle, m: int) -> Record:
         "matvecs": direct.num_matvecs,
         "seconds": seconds,
         "seconds_single": single * count,
-        "status": _status_counts(status),
+        "status": status_counts(status),
     }
 
 
@@ -174,38 +182,6 @@ def _target(
     return truth.value, truth.u_truth, log_forms, log_law
 
 
-def _in_blocks(unit: Unit, probes: Tensor) -> tuple[float, list[Estimate]]:
-    """Run all replicates, as many at once as keep a Krylov basis within the cache."""
-    replicates = max(1, 2**17 // unit.case.n // probes.shape[-1])
-    start = time.perf_counter()
-    blocks = [unit.estimate(unit.view.operator, block) for block in probes.split(replicates)]
-    return time.perf_counter() - start, blocks
-
-
-def _direct(unit: Unit, probes: Tensor, m: int) -> tuple[Estimate, float]:
-    """The first replicate alone, and its time, the better of two where that is cheap."""
-    seconds: list[float] = []
-    while len(seconds) < 2 and sum(seconds) < 0.05:
-        start = time.perf_counter()
-        found = unit.estimate(unit.view.operator, probes[0, :, :m])
-        seconds.append(time.perf_counter() - start)
-    return found, min(seconds)
-
-
-def _status_check(unit: Unit, status: Tensor) -> Check:
-    failed = float(((status & int(FAILURES | Status.SINGULAR)) != 0).double().mean())
-    return _judged(unit, "status", "no replicate fails", failed, 0.0, "of the replicates")
-
-
-def _judged(
-    unit: Unit, name: str, claim: str, error: float, limit: float, unit_of_error: str = "nats"
-) -> Check:
-    """A deterministic check, or its report where a failure is a documented limitation."""
-    if unit.documented:
-        return outcome.reported(name, claim, error, limit, unit.documented)
-    return outcome.within(name, claim, error, limit, unit_of_error)
-
-
 def _probe_check(unit: Unit, error: float) -> Check:
     claim = "each probe agrees with xᵀp(A)x to 50 (d+1) u |p| |x|²"
     return outcome.within("probe", claim, error, unit.rounding)
@@ -221,7 +197,7 @@ def _rule_check(unit: Unit, oracle: Oracle, samples: np.ndarray) -> Check:
     if unit.rounding > VACUOUS * unit.case.n:
         reason = f"the limit exceeds {VACUOUS:.0%} of a nat for each dimension"
         return outcome.reported("probe", claim, error, unit.rounding, reason)
-    return _judged(unit, "probe", claim, error, unit.rounding)
+    return judged(unit, "probe", claim, error, unit.rounding)
 
 
 def _bracket(
@@ -241,7 +217,7 @@ def _bracket(
     }
     claim = f"the truncation bracket ({' and '.join(sides)}) holds for every estimate"
     largest = float(excess.max()) if np.isfinite(excess).all() else float("nan")
-    return found, [_judged(unit, "bracket", claim, largest, unit.rounding)]
+    return found, [judged(unit, "bracket", claim, largest, unit.rounding)]
 
 
 def _aggregation(unit: Unit, direct: Estimate, samples: np.ndarray, m: int) -> list[Check]:
@@ -250,7 +226,7 @@ def _aggregation(unit: Unit, direct: Estimate, samples: np.ndarray, m: int) -> l
     claim = "the estimate is the mean of per-probe values"
     claimed = unit.method.claims.matvecs(unit.case.n, m, unit.config)
     cost = abs(direct.num_matvecs - claimed)
-    same = _judged(unit, "aggregation", claim, gap, 2 * unit.rounding)
+    same = judged(unit, "aggregation", claim, gap, 2 * unit.rounding)
     products = outcome.within("matvecs", "counted products are those claimed", cost, 0, "products")
     return [same, products]
 
@@ -312,17 +288,3 @@ def _statistics(
 def _central(law: exact.Moments, m: int) -> tuple[float, float, float]:
     averaged = law.averaged(m)
     return averaged.variance, averaged.third, averaged.fourth
-
-
-def _status_counts(status: Tensor) -> dict[str, int]:
-    names = Counter(_name(Status(int(s))) for s in status.flatten())
-    return dict(sorted(names.items()))
-
-
-def _name(flags: Status) -> str:
-    return "|".join(flag.name or "" for flag in Status if flag and flag & flags) or "OK"
-
-
-def _outcome(unit: Unit, found: list[Check]) -> Record:
-    gated = not unit.documented
-    return {"checks": [asdict(c) for c in found], "verdict": outcome.worst(found, gated=gated)}

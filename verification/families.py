@@ -16,6 +16,7 @@ from verification.store import Record
 
 FEW, VISIBLE = 8, 1.0  # fewer cells must see a common shift of one standard error of a cell
 PROBES = {"mean": 1, "variance": 1, "se": 4}
+JOINT = 4  # probes at which a mean is taken where they are used jointly: one may not be enough
 Key = tuple[str, str, str]
 
 
@@ -30,7 +31,8 @@ def _grouped(cells: Iterable[Record]) -> dict[Key, list[tuple[Record, Record]]]:
     for cell in cells:
         for check in cell["checks"]:
             random = check.get("z") is not None or check.get("p") is not None
-            if random and PROBES.get(check["name"]) == cell["probes"]:
+            taken = JOINT if cell.get("joint") else PROBES.get(check["name"])
+            if random and taken == cell["probes"]:
                 groups[cell["method"], cell["dtype"], check["name"]].append((cell, check))
     return dict(groups)
 

@@ -271,7 +271,7 @@ def _cause(code: int) -> str:
 
 def _rank(request: Request) -> int:
     row = METHODS.get(short(request))
-    order = ("quadrature", "tr p(A)", "adaptive", "tr A", "exact")
+    order = ("krylov", "quadrature", "tr p(A)", "adaptive", "model", "tr A", "exact")
     return order.index(row.claims.expectation) if row else 0
 
 

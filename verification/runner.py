@@ -136,18 +136,20 @@ def _run_task(task: Task, store: Store, alpha: float, epoch: str) -> None:
     for record in _certificates(task, problem):
         store.put(record)
     present = store.ids("cell")
-    oracles: dict[str, units.Oracle] = {}
+    oracles: dict[tuple[str, str], units.Oracle] = {}
     for method in METHODS.values():
         view = problem.views.get(method.on)
         if view is None:
             continue
-        unit = units.Unit(task.case, view, method, task.dtype, alpha)
+        unit = units.Unit(task.case, view, method, task.dtype, alpha, epoch)
         if present.issuperset(units.cell_ids(unit)):
             continue
-        if method.on not in oracles:
-            probes = units.draw(task.case, DTYPES[task.dtype], epoch)
-            oracles[method.on] = units.Oracle(view, probes)
-        for record in cells.run(unit, oracles[method.on]):
+        # Joint estimators draw their own probes: of the oracle they only want what it knows of A.
+        law = "rademacher" if method.claims.joint else method.law
+        if (method.on, law) not in oracles:
+            probes = units.draw(task.case, DTYPES[task.dtype], epoch, law)
+            oracles[method.on, law] = units.Oracle(view, probes, law)
+        for record in cells.run(unit, oracles[method.on, law]):
             store.put(record)
     store.put({"kind": "task", "id": task.key})
 

@@ -7,8 +7,9 @@ subjects; so is a wrong estimator that keeps the claims of the right one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from specbp.probes import Sampler
 from verification.cases import View
 
 SLACK = 0.01  # a user's bound of the spectrum is never exact: ours are 1 % wide
+ILL_POSED = 1e3  # times the rounding of a sum, where a density is fitted to moments
 ScalarFunction = Callable[[np.ndarray], np.ndarray]
 Gradient = Literal["derivative", "solve"]
 
@@ -42,8 +44,7 @@ class Subject:
         contract: The f with E[estimate] = tr f(A) and, where `claims.additive`, one probe's value
             xᵀf(A)x: exactly for "tr p(A)" and "tr A", up to quadrature for "quadrature".
         sampler: Draws the probes.
-        law: The law that the sampler promises: "rademacher", "gaussian", "sphere", or
-            "orthogonal".
+        law: The law that the sampler promises, a key of `specbp.probes.LAWS`.
         gradient: None if it has none; "derivative" if autograd differentiates xᵀf(A)x, whose
             matrix is the Fréchet derivative; "solve" if it forms xᵀf'(A) dA x.
         slope: The f' of the contract; by differences of f where it is not given.
@@ -74,6 +75,10 @@ class Subject:
         """The estimator as `(operator, probes) -> Estimate`, all arguments those of the view."""
         n = view.operator.shape[-1]
         return partial(self.estimate, **self.configured(n), **self.arguments(view))
+
+    def with_steps(self, num_steps: int) -> Subject:
+        """The same with another number of Krylov steps."""
+        return replace(self, config={**self.config, "num_steps": num_steps})
 
     def call(self, view: View, X: Tensor) -> Estimate:
         """Estimate with the probes X (..., n, m), in the dtype of the view's operator."""
@@ -122,12 +127,13 @@ class Subject:
             # Ritz values move by a few eps |A|, which log amplifies near the smallest one (on J the
             # same holds for singular values); k terms of the size of log are summed.
             terms = config.get("num_steps", 1) * size
-            return 8 * eps * n * (self.amplification(view) + max(terms, 1.0))
+            fitted = ILL_POSED if self.claims.expectation == "model" else 1
+            return 8 * fitted * eps * n * (self.amplification(view) + max(terms, 1.0))
         return 50 * (config.get("degree", 1) + 1) * (eps / 2) * n * size
 
     def _is_polynomial(self, view: View, config: dict[str, Any]) -> bool:
         """Whether products and sums are all that it computes: the trace, or a known degree."""
-        if self.claims.expectation in ("quadrature", "exact"):
+        if self.claims.expectation in ("quadrature", "exact", "krylov", "model"):
             return False
         whole_log = self.claims.expectation == "tr p(A)" and self.estimand == "logdet"
         return not whole_log or ("degree" in config and self.contract(view) is not np.log)
@@ -148,16 +154,67 @@ def from_method(method: Method) -> Subject:
     """A row of the methods table as a subject."""
     return Subject(
         name=method.name,
-        estimate=method.estimate,
+        estimate=_as_function_of_probes(method),
         on=method.on,
         estimand=method.estimand,
         claims=method.claims,
         config=dict(method.config),
         arguments=partial(_known, method),
         contract=partial(_contract, method),
+        sampler=probes.LAWS[method.law],
+        law=method.law,
         gradient="derivative" if method.claims.differentiable else None,
         slope=partial(_slope, method),
+        outcomes=partial(_outcomes, method) if method.survival else None,
     )
+
+
+def _as_function_of_probes(method: Method) -> Callable[..., Estimate]:
+    if method.shaped is None and method.survival is None:
+        return method.estimate
+    return partial(_shaped, method)
+
+
+def _shaped(method: Method, A: Any, X: Tensor, **arguments: Any) -> Estimate:
+    """The estimate, with arguments for as many probes, and degrees that the probes stand for."""
+    n, m = X.shape[-2:]
+    arguments = method.keywords(n, m, arguments)
+    if method.survival is not None:
+        arguments["degrees"] = degrees_of(X, method.survival(**arguments))
+    return method.estimate(A, X, **arguments)
+
+
+def degrees_of(X: Tensor, survival: Tensor) -> Tensor:
+    """A degree for every probe of X (..., n, m), (..., m), with P(N ≥ j) = survival[j]."""
+    return torch.searchsorted(-survival[1:].contiguous(), -uniform_of(X))
+
+
+def uniform_of(X: Tensor) -> Tensor:
+    """A number in (0, 1) for every probe of X (..., n, m), (..., m): a hash of its entries.
+
+    The same for x and −x and in either precision, still a function of the probes as the checks
+    need it, and as good as drawn where no probe comes twice.
+    """
+    rows = X.detach().mT.float()
+    flipped = torch.where(rows[..., :1] < 0, -rows, rows) + 0.0  # −0 is 0
+    bits = flipped.flatten(0, -2).contiguous().numpy()
+    hashed = [hashlib.sha256(row.tobytes()).digest()[:6] for row in bits]
+    numbers = [(int.from_bytes(h, "big") + 0.5) / 2**48 for h in hashed]
+    return torch.tensor(numbers, dtype=torch.float64).view(rows.shape[:-1])
+
+
+def _outcomes(method: Method, view: View) -> tuple[Tensor, Tensor]:
+    """Values of all sign vectors and degrees on a small view, and their probabilities."""
+    n = view.operator.shape[-1]
+    X = torch.from_numpy(exact.all_signs(n)).unsqueeze(-1).to(view.operator.dtype)
+    arguments = method.keywords(n, 1, {**method.config, **_known(method, view)})
+    assert method.survival is not None
+    survival = method.survival(**arguments)
+    weights = survival - torch.cat([survival[1:], torch.zeros(1, dtype=survival.dtype)])
+    degrees = torch.arange(len(survival)).view(-1, 1, 1).expand(-1, len(X), -1)
+    blocks = X.expand(len(survival), -1, -1, -1)
+    found = method.estimate(view.operator, blocks, degrees=degrees, **arguments)
+    return found.value.flatten(), weights.repeat_interleave(len(X)) / len(X)
 
 
 def _known(method: Method, view: View) -> dict[str, Any]:
@@ -170,7 +227,7 @@ def _contract(method: Method, view: View) -> ScalarFunction:
     a, b = interval(view)
     if method.name == "taylor":
         return exact.taylor_log(method.config["degree"], b)
-    if method.claims.expectation == "tr p(A)":
+    if method.claims.expectation == "tr p(A)" and method.survival is None:
         return exact.chebyshev_log(method.config["degree"], (a, b))
     return np.log if method.estimand == "logdet" else np.asarray
 
@@ -180,7 +237,7 @@ def _slope(method: Method, view: View) -> ScalarFunction:
         b, powers = interval(view)[1], np.arange(method.config["degree"])
         return lambda x: ((1 - np.asarray(x)[..., None] / b) ** powers).sum(-1) / b
     f = _contract(method, view)
-    if method.claims.expectation == "tr p(A)":
+    if method.claims.expectation == "tr p(A)" and method.survival is None:
         return f.deriv()  # type: ignore[attr-defined]
     return np.reciprocal if method.estimand == "logdet" else np.ones_like
 

@@ -18,15 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specbp import Estimate, exact, generator_for, rademacher
+from specbp import Estimate, exact, generator_for
 from specbp.methods import Method
+from specbp.probes import LAWS
 from verification.cases import Case, View
 from verification.store import Record
 from verification.subjects import ScalarFunction, Subject, from_method, interval
 
 PROBE_COUNTS = (1, 4, 16, 64)
+FEW = (4, 16)  # where a joint estimator costs much, and where its mean is judged
+LARGE = 128  # order from which it does
+HEAVY = 256  # probes of a case that is drawn so few because a product costs so much
+UNBIASED = ("tr A", "tr p(A)")  # expectations known on every matrix
 WIDEST = max(PROBE_COUNTS)
-LAW = "rademacher"
 VACUOUS = 0.02  # nats for each dimension: a wider limit on rounding judges nothing
 MARGINS = {"mean": 0.5, "variance": 0.5, "se": 0.5}
 
@@ -37,6 +41,7 @@ class Oracle:
 
     view: View
     probes: Tensor
+    law: str = "rademacher"
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -51,7 +56,7 @@ class Oracle:
     def moments(self, f: Callable[[np.ndarray], np.ndarray]) -> exact.Moments:
         """Moments of one xᵀ f(A) x."""
         B = exact.matrix_function(self.view.eigenvalues, self.view.eigenvectors, f)
-        return exact.moments(B, LAW)
+        return exact.moments(B, self.law)
 
     @cached_property
     def of_log(self) -> tuple[np.ndarray, exact.Moments]:
@@ -68,6 +73,7 @@ class Unit:
     method: Method
     dtype: str
     alpha: float
+    epoch: str = ""
 
     @cached_property
     def subject(self) -> Subject:
@@ -105,6 +111,11 @@ class Unit:
         return self.subject.rounding(self.view)
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of probes of the cells of this unit; 0 for a method without probes."""
+        return probe_counts(self.method, self.case)
+
+    @property
     def documented(self) -> str:
         """Why a failure here is a known limitation, or the empty string."""
         if not self.method.claims.gated:
@@ -136,7 +147,7 @@ class Unit:
             "config": self.config,
             "estimand": self.method.estimand,
             "probes": probes,
-            "law": LAW if probes else None,
+            "law": self.method.law if probes else None,
             "dtype": self.dtype,
             "device": "cpu",
         }
@@ -147,20 +158,41 @@ _SHORT = {"num_steps": "k", "degree": "d", "power_steps": "q"}
 
 def cell_ids(unit: Unit) -> list[str]:
     """Ids of all cells of a unit."""
-    counts = PROBE_COUNTS if unit.method.uses_probes else (0,)
-    return [unit.record(m)["id"] for m in counts]
+    return [unit.record(m)["id"] for m in unit.counts]
 
 
-def draw(case: Case, dtype: torch.dtype, epoch: str) -> Tensor:
-    """The probes of a case, (R, n, 64): the same signs in either precision."""
-    generator = generator_for("probes", case.id, epoch)
-    replicates = case.num_probes // WIDEST
-    return rademacher(case.n, WIDEST, generator=generator, batch_shape=(replicates,), dtype=dtype)
+def probe_counts(method: Method, case: Case) -> tuple[int, ...]:
+    """Numbers of probes of the cells of a method on a case: those that it can do with.
+
+    Estimators that use their probes jointly share no products between numbers of probes: on large
+    problems and on networks they have few of them.
+    """
+    if not method.uses_probes:
+        return (0,)
+    joint = method.claims.joint
+    few = joint and (case.n >= LARGE or case.family == "jacobian")
+    most = case.n if method.law == "orthogonal" else WIDEST
+    if few and case.num_probes <= HEAVY:
+        most = FEW[0]
+    return tuple(m for m in (FEW if few else PROBE_COUNTS) if method.claims.min_probes <= m <= most)
+
+
+def draw(case: Case, dtype: torch.dtype, epoch: str, law: str = "rademacher") -> Tensor:
+    """The probes of a case, (R, n, 64): the same numbers in either precision."""
+    # Signs came first: the name of their seeds is without a law.
+    key = ("probes", case.id, epoch) if law == "rademacher" else ("probes", case.id, epoch, law)
+    shape = (case.num_probes // WIDEST,)
+    return LAWS[law](case.n, WIDEST, generator=generator_for(*key), batch_shape=shape, dtype=dtype)
 
 
 def num_random_checks(method: Method) -> int:
-    """Checks of all cells of a unit in which chance plays a part."""
-    if not (method.uses_probes and method.claims.additive and method.claims.gated):
+    """Checks of all cells of a unit in which chance plays a part, at the most."""
+    claims = method.claims
+    if not (method.uses_probes and claims.gated):
+        return 0
+    if claims.joint:
+        return len(FEW) if claims.expectation in UNBIASED else 0
+    if not claims.additive:
         return 0
     # The mean; where the variance is known exactly, also that, and error bars at m > 1.
-    return 1 if method.claims.expectation == "quadrature" else 1 + len(PROBE_COUNTS)
+    return 1 if claims.expectation == "quadrature" else 1 + len(PROBE_COUNTS)

@@ -33,8 +33,7 @@ def test_no_method_fails_and_each_counts_its_probes(name, dtype):
     records = run(METHODS[name], dtype=dtype)
     gated = METHODS[name].claims.gated
     assert not gated or not failing(records)
-    expected = list(units.PROBE_COUNTS) if METHODS[name].uses_probes else [0]
-    assert [r["probes"] for r in records] == expected
+    assert [r["probes"] for r in records] == list(units.probe_counts(METHODS[name], CASE))
     assert len({r["id"] for r in records}) == len(records)
 
 

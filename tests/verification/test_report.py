@@ -15,10 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specbp.methods import METHODS
 from tests.verification.report_fixture import cells_of, one_cell, small, synthetic_records
 from verification import report
 from verification.report import markdown, page, summary
-from verification.report.records import Records, sort_by_kind, strict, to_json_lines
+from verification.report.figures.style import look
+from verification.report.records import (
+    METHOD_ORDER,
+    Records,
+    sort_by_kind,
+    strict,
+    to_json_lines,
+)
 
 Record = dict[str, Any]
 NAMES = ["index.html", "records.jsonl", "report.md", "suite.html"]
@@ -297,3 +305,9 @@ def test_an_unserialisable_record_leaves_the_old_report(old: Path) -> None:
     with pytest.raises(TypeError, match="object: convert it"):
         report.write([{"kind": "timing", "ratio": object()}], old)
     assert snapshot(old) == before
+
+
+def test_every_method_has_a_place_and_a_look_of_its_own():
+    assert set(METHOD_ORDER) == set(METHODS)
+    assert len({look(method, METHOD_ORDER) for method in METHOD_ORDER}) == len(METHOD_ORDER)
+    assert look("new", [*METHOD_ORDER, "new"]) not in {look(m, METHOD_ORDER) for m in METHOD_ORDER}

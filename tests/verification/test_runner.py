@@ -13,6 +13,7 @@ import pytest
 from specbp.methods import METHODS
 from verification import __main__ as cli
 from verification import runner, units
+from verification.cases import all_cases
 from verification.store import Store
 
 ONE = "spd/clusters/n8"
@@ -32,7 +33,7 @@ def test_a_case_gives_all_its_cells_and_the_same_numbers_twice(tmp_path):
     first = results(tmp_path / "a")
     assert first == results(tmp_path / "b")
     implicit = [m for m in METHODS.values() if m.on != "dense A"]
-    cells = sum(len(units.PROBE_COUNTS) if m.uses_probes else 1 for m in implicit)
+    cells = sum(len(units.probe_counts(m, all_cases()[ONE])) for m in implicit)
     assert len(first) == 2 * cells
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
+from specbp.testing import outcome
 from specbp.testing.outcome import Check
 from verification.checks import deterministic, law, sampling
+from verification.checks.claims import Claim
 from verification.checks.settings import Settings
 from verification.subjects import Subject
 
 CLAIMS = {"D": deterministic.CHECKS, "P": law.CHECKS}
 TIERS = (*CLAIMS, "S")
 UNIT = Settings()
+LEFT_OUT = "nothing of the kind is claimed where probes are used jointly"
 
 
 def run(subject: Subject, tiers: str = "DP", settings: Settings = UNIT) -> list[Check]:
@@ -31,5 +36,12 @@ def run(subject: Subject, tiers: str = "DP", settings: Settings = UNIT) -> list[
         if tier == "S":
             found += sampling.run(subject, settings)
         for claim in CLAIMS.get(tier, ()):
-            found += claim(subject, settings)
+            found += claim(subject, settings) or _left_out(subject, claim)
     return found
+
+
+def _left_out(subject: Subject, claim: Claim) -> list[Check]:
+    """Says of an estimator with joint probes which questions it was not asked."""
+    if not subject.claims.joint:
+        return []
+    return [outcome.reported(claim.name, claim.text, math.nan, math.nan, LEFT_OUT)]

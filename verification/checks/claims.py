@@ -20,6 +20,8 @@ from verification.checks.settings import Settings
 from verification.subjects import Subject, interval
 from verification.units import VACUOUS
 
+BLOCK = 3  # probes of one estimate where they are used jointly
+
 
 class Gap(NamedTuple):
     """One measured error: where, how large, and what rounding (or theory) allows there."""
@@ -125,6 +127,17 @@ def is_complete(subject: Subject, n: int) -> bool:
     return all(subject.config.get(key, n) >= n for key in ("num_steps", "power_steps"))
 
 
+def with_complete_spaces(subject: Subject, n: int, m: int, distinct: int) -> Subject:
+    """The subject with n steps; with only as many as there are distinct eigenvalues if it is joint.
+
+    Together the spaces of m probes must not fill all dimensions, which would leave nothing random.
+    """
+    promise, complete = subject.claims.exact_from, subject.with_steps(n)
+    if promise is not None and promise(n, m, complete.config):
+        return subject.with_steps(distinct)
+    return complete
+
+
 def draw(view: View, count: int, *key: object) -> Tensor:
     """Probes (n, count) in the dtype of the view, half of them signs and half on the sphere.
 
@@ -146,6 +159,23 @@ def values(subject: Subject, view: View, X: Tensor) -> np.ndarray:
 def singles(subject: Subject, view: View, X: Tensor) -> np.ndarray:
     """Value of each column of X (n, P) as an estimate of its own: (P,)."""
     return values(subject, view, X.mT.unsqueeze(-1))
+
+
+def estimates(subject: Subject, view: View, X: Tensor) -> np.ndarray:
+    """Estimates from the columns of X (n, P): of each column alone, or of blocks of a few of them.
+
+    An estimator that uses its probes jointly promises nothing for one probe.
+    """
+    if not subject.claims.joint:
+        return singles(subject, view, X)
+    (n, count), m = X.shape, block_size(subject)
+    blocks = X[:, : count // m * m].view(n, m, count // m)
+    return values(subject, view, blocks.movedim(-1, 0))
+
+
+def block_size(subject: Subject) -> int:
+    """Probes of one of the `estimates`, each of which may be rounded."""
+    return max(BLOCK, subject.claims.min_probes) if subject.claims.joint else 1
 
 
 def value_of(found: Estimate, shape: tuple[int, ...]) -> np.ndarray:

@@ -21,6 +21,10 @@ PROBES = 8
 FEW_STEPS = 5  # a Gauss rule far from exact at n = 10
 # A joint estimator of 3 probes sees all ordered triples of the 2^4 sign vectors of length 5.
 JOINT_N, JOINT_M = 5, 3
+# Two distinct eigenvalues complete the Krylov space of every probe in two steps; two probes then
+# span four dimensions at most, fewer than the orders here.
+COMPLETE_NS, COMPLETE_M = (6, 7), 2
+ENOUGH = 4  # probes for each dimension: who is not exact from these on never is
 
 # By the order of the matrix; "easy" is where an adaptive polynomial has converged to rounding.
 # Ill-conditioned ones are where Krylov vectors lose their orthogonality first.
@@ -118,19 +122,37 @@ def joint(subject: Subject, _settings: Settings) -> Iterator[Gap]:
         yield Gap(where, abs(error), JOINT_M * claims.allowance(subject, view))
 
 
+@measured("D2 complete", "over all pairs of sign vectors the mean is log det A, spaces complete")
+def joint_complete(subject: Subject, _settings: Settings) -> Iterator[Gap]:
+    if subject.claims.expectation != "krylov" or subject.law != "rademacher":
+        return
+    m = max(COMPLETE_M, subject.claims.min_probes)
+    for n in COMPLETE_NS:
+        subject = claims.with_complete_spaces(subject, n, m, distinct=2)
+        design = designs.sign_tuples(n, m)
+        for where, view in claims.cells(subject, ("two", "two, cond 1e4"), n):
+            found = claims.values(subject, view, design.probes)
+            error = design.mean(found) - subject.expected(view)
+            yield Gap(where, abs(error), m * claims.allowance(subject, view))
+
+
 @measured("D2 error bars", "over all triples of sign vectors E[se²] is the variance")
 def error_bars(subject: Subject, _settings: Settings) -> Iterator[Gap]:
     exact_law = subject.law == "rademacher" or subject.claims.additive
     random = subject.claims.expectation != "exact" and subject.outcomes is None
     if not (subject.claims.calibrated and random and exact_law):
         return
-    design = designs.sign_tuples(JOINT_N, JOINT_M)
-    for where, view in claims.cells(subject, ("easy", "cond 1e2"), JOINT_N):
+    m, spectra = max(JOINT_M, subject.claims.bar_probes), ("easy", "cond 1e2")
+    if subject.claims.expectation == "krylov":
+        # Truncation varies as well: none is left where there are two distinct eigenvalues.
+        subject, spectra = subject.with_steps(JOINT_N), ("two", "two, cond 1e4")
+    design = designs.sign_tuples(JOINT_N, m)
+    for where, view in claims.cells(subject, spectra, JOINT_N):
         found = subject.call(view, design.probes)
         sd = design.variance(claims.value_of(found, (len(design.weights),))) ** 0.5
         bar = design.mean(found.standard_error.square()) ** 0.5
         # Values that err by r move either root mean square by r at most.
-        yield Gap(where, abs(bar - sd), 2 * JOINT_M * claims.allowance(subject, view))
+        yield Gap(where, abs(bar - sd), 2 * m * claims.allowance(subject, view))
 
 
 @measured("D2 outcomes", "over all outcomes of its own draws the mean is the expectation")
@@ -192,6 +214,26 @@ def complete(subject: Subject, settings: Settings) -> Iterator[Gap]:
             yield claims.furthest(where, errors, subject.rounding(view))
 
 
+@measured("D7 exact", "the value is exact from the number of probes on that it says")
+def exact_from(subject: Subject, settings: Settings) -> Iterator[Gap]:
+    promise = subject.claims.exact_from
+    if promise is None:
+        return
+    n = settings.enumerate_n
+    config = subject.configured(n)
+    counts = range(subject.claims.min_probes, ENOUGH * n + 1)
+    m = next((m for m in counts if promise(n, m, config)), None)
+    if m is None:
+        raise ValueError(f"no number of probes up to {ENOUGH * n} makes it exact at n = {n}.")
+    spectra = ("easy", "cond 1e2", "cond 1e4", "spike")
+    for dtype in settings.dtypes:
+        for where, view in claims.cells(subject, spectra, n, dtype):
+            # Probes in general position, among which are no two signs alike.
+            X = claims.draw(view, 3 * m, "D7 exact", where).view(n, m, 3).movedim(-1, 0)
+            errors = claims.values(subject, view, X) - subject.expected(view)
+            yield claims.furthest(where, errors, m * subject.rounding(view), "block")
+
+
 @measured("D7 above", "a Gauss rule of log is never below xᵀlog(A)x")
 def above(subject: Subject, _settings: Settings) -> Iterator[Gap]:
     if subject.claims.expectation != "quadrature":
@@ -205,18 +247,31 @@ def above(subject: Subject, _settings: Settings) -> Iterator[Gap]:
 @measured("D10 bracket", "the truncation bracket holds for every probe, and its ends are finite")
 def bracket(subject: Subject, settings: Settings) -> Iterator[Gap]:
     sides = subject.claims.bracket
-    if not sides:
+    if not sides or subject.claims.bracket_of == "inner":
         return
     for dtype in settings.dtypes:
         for where, view in claims.cells(subject, SPECTRA[64], 64, dtype):
             X = claims.draw(view, PROBES, "D10", where)
-            found = subject.call(view, X.mT.unsqueeze(-1))
-            target = _log_forms(view, X)
+            blocks = X.mT.unsqueeze(-1)
+            if subject.claims.joint:  # half of a block are signs, half directions on the sphere
+                blocks = X.view(64, PROBES // 2, 2).movedim(-1, 0)
+            found, target = subject.call(view, blocks), _bracketed(subject, view, blocks)
             ends = {"lower": found.lower.numpy() - target, "upper": target - found.upper.numpy()}
             for side in sides:
                 # An infinite end brackets nothing: what is claimed is known.
                 known = np.where(np.isfinite(ends[side]), ends[side], np.nan)
-                yield Gap(f"{where}, {side} end", _excess(known), subject.rounding(view))
+                limit = blocks.shape[-1] * subject.rounding(view)
+                yield Gap(f"{where}, {side} end", _excess(known), limit)
+
+
+def _bracketed(subject: Subject, view: View, X: Tensor) -> np.ndarray:
+    """What the bracket of each block of X (R, n, m) is claimed to hold, (R,)."""
+    if subject.claims.bracket_of == "truth":
+        return np.full(len(X), subject.expected(view))
+    if subject.claims.bracket_of == "complete":
+        return claims.values(subject.with_steps(X.shape[-2]), view, X)
+    columns = X.movedim(-2, 0).flatten(1)
+    return _log_forms(view, columns).reshape(len(X), -1).mean(-1)
 
 
 def _excess(beyond: np.ndarray) -> float:
@@ -230,11 +285,13 @@ CHECKS = (
     enumerated_mean,
     enumerated_sd,
     joint,
+    joint_complete,
     error_bars,
     outcomes,
     basis,
     array,
     complete,
+    exact_from,
     above,
     bracket,
 )

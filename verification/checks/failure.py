@@ -70,7 +70,7 @@ def indefinite(subject: Subject, _settings: Settings) -> Iterator[tuple[str, str
 def singular(subject: Subject, _settings: Settings) -> Iterator[tuple[str, str]]:
     # A polynomial that claims no lower end is finite at 0, and need not notice.
     sees = "lower" in subject.claims.bracket
-    if subject.claims.expectation in ("exact", "quadrature", "adaptive"):
+    if subject.claims.expectation in ("exact", "quadrature", "adaptive", "krylov"):
         sees = claims.is_complete(subject, N)
     if subject.estimand == "logdet" and sees:
         yield from _degenerate(subject, "singular")

@@ -31,6 +31,7 @@ def scaling(subject: Subject, _settings: Settings) -> Iterator[Gap]:
             expected = c * before if subject.estimand == "trace" else before + N * np.log(c)
             unit = c if subject.estimand == "trace" else 1
             limit = unit * claims.allowance(subject, view) + claims.allowance(subject, after)
+            limit *= claims.block_size(subject)
             errors = _values(subject, after, X) - expected
             yield claims.furthest(f"{where}, c = {c:.3g}", errors, limit)
 
@@ -65,8 +66,9 @@ def evenness(subject: Subject, _settings: Settings) -> Iterator[Gap]:
         return
     for where, view in claims.cells(subject, SPECTRA, N):
         X = claims.draw(view, PROBES, "D5", where)
-        errors = claims.singles(subject, view, X) - claims.singles(subject, view, -X)
-        yield claims.furthest(where, errors, subject.rounding(view))
+        errors = claims.estimates(subject, view, X) - claims.estimates(subject, view, -X)
+        limit = claims.block_size(subject) * subject.rounding(view)
+        yield claims.furthest(where, errors, limit)
 
 
 @measured("D5 homogeneity", "c x gives c² times the value of x")
@@ -130,10 +132,10 @@ def _per_probe(subject: Subject) -> bool:
 
 
 def _values(subject: Subject, view: View, X: Tensor) -> np.ndarray:
-    """One value per probe, or the only one of a method without probes."""
+    """One value per probe or block, or the only one of a method without probes."""
     if subject.claims.expectation == "exact":
         return claims.value_of(subject.bound(view)(view.operator), ()).reshape(1)
-    return claims.singles(subject, view, X)
+    return claims.estimates(subject, view, X)
 
 
 CHECKS = (scaling, identity, zero, evenness, homogeneity, permutation, blocks)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -21,12 +22,17 @@ def _few(n: int) -> Tensor:
     return torch.logspace(0, -2, FEW, dtype=torch.float64).repeat(-(-n // FEW))[:n]
 
 
+def _two(n: int, cond: float) -> Tensor:
+    """Two distinct eigenvalues: a Krylov space of two dimensions at most."""
+    return torch.tensor([1.0, 1 / cond], dtype=torch.float64).repeat_interleave(-(-n // 2))[:n]
+
+
 def _spike(n: int) -> torch.Tensor:
     rest = torch.linspace(1, 2, n - 1, dtype=torch.float64)
     return torch.cat([torch.full((1,), 50.0, dtype=torch.float64), rest])
 
 
-SPECTRA = {
+SPECTRA: dict[str, Callable[[int], Tensor]] = {
     "easy": lambda n: matrices.lapack_mode(4, n, 4.0),
     "cond 1e2": lambda n: matrices.lapack_mode(3, n, 1e2),
     "cond 1e4": lambda n: matrices.lapack_mode(3, n, 1e4),
@@ -35,6 +41,8 @@ SPECTRA = {
     "power law": lambda n: matrices.power_law(n, 1.0),
     "spike": _spike,
     "few": _few,
+    "two": partial(_two, cond=30.0),
+    "two, cond 1e4": partial(_two, cond=1e4),
     # Smooth kernels decay like this, down to the noise.
     "kernel": lambda n: n * torch.exp(-torch.arange(n).double() / 4) + 1e-3,
 }

@@ -21,7 +21,20 @@ METHOD_ORDER = (
     "taylor",
     "algorithm1",
     "algorithm1_plain",
+    "block_golub_kahan",
+    "block_slq",
+    "krylov_aware_golub_kahan",
+    "krylov_aware",
+    "nystrom",
+    "multilevel_golub_kahan",
+    "multilevel",
+    "randomised_chebyshev",
+    "deflated_chebyshev",
+    "maxent",
     "hutchinson",
+    "hutchpp",
+    "xtrace",
+    "xnystrace",
 )
 """Order of rows and colours; a method that is not named here follows in alphabetical order."""
 

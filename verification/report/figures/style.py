@@ -101,8 +101,9 @@ def look(method: str, methods: Sequence[str]) -> tuple[str, str]:
     """Colour and marker of a method; methods outside `METHOD_ORDER` follow in their own order."""
     names = [*METHOD_ORDER, *(m for m in methods if m not in METHOD_ORDER)]
     palette = _EXACT_COLOURS + _COLOURS
-    place = names.index(method)
-    return palette[place % len(palette)], _MARKERS[place % len(_MARKERS)]
+    # Once round the colours the markers move on by one, so that no two methods look the same.
+    turn, place = divmod(names.index(method), len(palette))
+    return palette[place], _MARKERS[(turn * (len(palette) + 1) + place) % len(_MARKERS)]
 
 
 GLYPH = {  # the matplotlib markers as SVG paths round (12, 6)
