@@ -27,11 +27,16 @@ def results(path) -> dict[str, dict]:
     }
 
 
-def test_a_case_gives_all_its_cells_and_the_same_numbers_twice(tmp_path):
-    for name in "ab":
-        runner.run("smoke", tmp_path / name, only=ONE, workers=1)
-    first = results(tmp_path / "a")
-    assert first == results(tmp_path / "b")
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "first"
+    runner.run("smoke", path, only=ONE, workers=1)
+    return results(path)
+
+
+def test_a_case_gives_all_its_cells_and_the_same_numbers_twice(tmp_path, first):
+    runner.run("smoke", tmp_path / "again", only=ONE, workers=1)
+    assert first == results(tmp_path / "again")
     implicit = [m for m in METHODS.values() if m.on != "dense A"]
     cells = sum(len(units.probe_counts(m, all_cases()[ONE])) for m in implicit)
     assert len(first) == 2 * cells
@@ -43,12 +48,13 @@ def test_processes_and_one_process_agree(tmp_path):
     assert results(tmp_path / "one") == results(tmp_path / "two")
 
 
-def test_other_seeds_give_other_numbers(tmp_path):
-    runner.run("smoke", tmp_path / "a", only=ONE, workers=1)
+def test_other_seeds_give_other_numbers(tmp_path, first):
     runner.run("smoke", tmp_path / "b", only=ONE, workers=1, epoch="another")
-    a, b = results(tmp_path / "a"), results(tmp_path / "b")
-    moved = [i for i in a if a[i]["probes"] and a[i]["mean"] != b[i]["mean"]]
-    assert len(moved) == sum(r["probes"] > 0 for r in a.values())
+    other = results(tmp_path / "b")
+    # What is exact once enough probes are there is the same number for all of them.
+    drawn = [i for i, r in first.items() if r["probes"] and abs(r["mean"] - r["truth"]) > 1e-9]
+    assert len(drawn) > 100
+    assert all(first[i]["mean"] != other[i]["mean"] for i in drawn)
 
 
 def test_a_killed_run_resumes_and_repeats_nothing(tmp_path):

@@ -99,7 +99,7 @@ def _products(_n: int, m: int, _config: dict[str, Any]) -> float:
 
 
 HUTCH_PP = Subject(
-    name="hutch++",
+    name="naive hutch++",
     estimate=hutch_pp,
     on="A",
     estimand="trace",
@@ -108,13 +108,13 @@ HUTCH_PP = Subject(
 )
 XTRACE = replace(
     HUTCH_PP,
-    name="xtrace",
+    name="naive xtrace",
     estimate=xtrace,
     claims=Claims("tr A", matvecs=_products, calibrated=False, additive=False),
 )
 RESPHERED = replace(
     XTRACE,
-    name="resphered xtrace",
+    name="naive resphered xtrace",
     config={"resphere": True},
     sampler=probes.sphere,
     law="sphere",

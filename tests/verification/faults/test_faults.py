@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -86,8 +87,10 @@ def test_triangular_factor_fails_on_equal_probes():
     X = probes(right)
     torch.testing.assert_close(wrong.call(view, X).value, right.call(view, X).value)
     X[:, 1] = -X[:, 0]
-    assert torch.isnan(wrong.call(view, X).value)
-    assert torch.isfinite(right.call(view, X).value)
+    # NaN where the last pivot is exactly zero, nonsense where rounding has made it something.
+    found, expected = (float(subject.call(view, X).value) for subject in (wrong, right))
+    assert math.isfinite(expected)
+    assert not abs(found - expected) < 1e-3 * abs(expected)
 
 
 def test_products_are_more_than_declared():
