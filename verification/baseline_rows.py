@@ -47,7 +47,7 @@ class Row:
             not defined is left out.
         slack: Rounding of each figure: a change up to it is none.
         fine: That of the error if the arithmetic is float64, whatever the matrix is stored in.
-        claimed: Products that the method promises.
+        claimed: Products that the method promises; NaN if their number depends on the probes.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Row:
             found.append(f"error {self.figures[ERROR]:.3g} × rounding")
         if not all(math.isfinite(v) for v in self.figures.values()):
             found.append("a figure is not finite")
-        if self.figures[PRODUCTS] != self.claimed:
+        if not math.isnan(self.claimed) and self.figures[PRODUCTS] != self.claimed:
             found.append(f"{self.figures[PRODUCTS]:g} products, {self.claimed:g} claimed")
         return [f"{self.id}: {text}" for text in found]
 
