@@ -10,7 +10,7 @@ arXiv:2407.21505).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from specbp.block import BlockKrylov
 
 FRACTIONS = 4  # the sequence of Gauss values is taken after k/4, k/2, 3k/4 and k steps
-DOUBT = 0.5  # of the truncation that the sequence predicts
+DOUBT = 1.0  # of the truncation that the sequence predicts: the last Gauss value stays inside
 EARLY = 4.0  # the same with fewer than eight steps, too early to see a trend
 RESOLVED = 1e-8  # of λ_max: smaller eigenvalues are taken from B, whose squares would blur them
 FLATTEST = -0.1  # exponent of an error in k beyond which no convergence is visible
@@ -112,7 +112,7 @@ def radau_forms(K: BlockKrylov, node: Tensor) -> Tensor:
     return forms.masked_fill(unknown, -torch.inf)
 
 
-def extrapolated(K: BlockKrylov, forms: Tensor) -> tuple[Tensor, Tensor]:
+def extrapolated(K: BlockKrylov, forms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Truncation of the mean Gauss value, and how much of that is in doubt, each (...).
 
     .. math:: \sum_{i \ge 1} \Delta \, r^i q^{i(i+1)/2}, \qquad
@@ -125,14 +125,31 @@ def extrapolated(K: BlockKrylov, forms: Tensor) -> tuple[Tensor, Tensor]:
     Where it slows down as a power of k does, the doubt reaches to the limit of that power. Nothing
     is predicted, and the doubt infinite, where fewer than four values exist or the decreases do
     not fall by 15 %.
+
+    The third result, (..., s), is what each probe moved the first by, to first order; it sums to
+    zero, and its spread is the chance in the extrapolation (delta method).
     """
     early = K.matrix.shape[-1] < 2 * FRACTIONS * forms.shape[-1]
-    return limit(_sequence(K, forms), early)
+    each = _sequence(K, forms)
+    with torch.enable_grad():
+        means = [values.mean(-1).detach().requires_grad_() for values in each]
+        total, doubt = limit(means, early)
+        slopes: Any = [None] * len(means)
+        if total.requires_grad:
+            slopes = torch.autograd.grad(total.sum(), means, allow_unused=True)
+    moves = torch.zeros_like(forms)
+    for slope, values in zip(slopes, each, strict=True):
+        if slope is not None:
+            moves += slope.nan_to_num(0).unsqueeze(-1) * (values - values.mean(-1, keepdim=True))
+    return total.detach(), doubt.detach(), moves
 
 
 def decay(K: BlockKrylov, forms: Tensor) -> Tensor:
     """Factor by which the truncation falls with each further step, as Aitken's rule sees it."""
-    values, h = _sequence(K, forms), max(K.matrix.shape[-1] // forms.shape[-1] // FRACTIONS, 1)
+    values, h = (
+        [v.mean(-1) for v in _sequence(K, forms)],
+        max(K.matrix.shape[-1] // forms.shape[-1] // FRACTIONS, 1),
+    )
     if len(values) < 3:
         return torch.full_like(values[0], SLOWEST)
     last, before = values[1] - values[0], values[2] - values[1]
@@ -141,9 +158,9 @@ def decay(K: BlockKrylov, forms: Tensor) -> Tensor:
 
 
 def _sequence(K: BlockKrylov, forms: Tensor) -> list[Tensor]:
-    """Mean Gauss values at equal distances, the last, of `forms` (..., s), first."""
+    """Gauss values of each probe at equal distances, the last, `forms` (..., s), first."""
     s = forms.shape[-1]
-    k, values = K.matrix.shape[-1] // s, [forms.mean(-1)]
+    k, values = K.matrix.shape[-1] // s, [forms]
     h = max(k // FRACTIONS, 1)
     T = squared(K)
     for steps in [k - i * h for i in range(1, FRACTIONS) if k - i * h >= 1]:
@@ -151,7 +168,7 @@ def _sequence(K: BlockKrylov, forms: Tensor) -> list[Tensor]:
         part = positive(T[..., first, first], K.kept[..., first])
         if K.squared and bool((part.nodes < RESOLVED * part.nodes.amax(-1, keepdim=True)).any()):
             part = _spectrum(K.matrix[..., first, first], K.kept[..., first], squared=True)
-        values.append(part.forms(K.start).mean(-1))
+        values.append(part.forms(K.start))
     return values
 
 

@@ -159,15 +159,16 @@ def estimate(
     found, status = _judged(K, rows.dtype)
     forms = found.forms(K.start)
     samples = forms + _control_variates(K, forms, groups, rows)
-    bias, rest = extrapolated(K, forms)
+    bias, rest, moves = extrapolated(K, forms)
     gap = None if lower is None else (forms - _radau(K, lower, rows)).clamp_min(0)
     if gap is not None:
+        moves = moves * (bias <= gap.mean(-1)).unsqueeze(-1)
         bias = torch.minimum(bias, gap.mean(-1))  # no more than is proven possible
-    shift = bias if extrapolate else torch.zeros_like(bias)
+    shift = (bias.unsqueeze(-1) + moves) * extrapolate
     full = K.rank == n
     value = torch.where(full.unsqueeze(-1), found.trace().unsqueeze(-1), samples)
     result = from_samples(
-        value - shift.masked_fill(full, 0).unsqueeze(-1),
+        value - shift.masked_fill(full.unsqueeze(-1), 0),
         num_matvecs=num_matvecs,
         lower=None if gap is None else value - gap,
         upper=value,
@@ -178,6 +179,7 @@ def estimate(
         standard_error=_inflated(result.standard_error, K, s).masked_fill(full & result.ok, 0),
         lower=torch.where(full & result.ok, result.value, result.lower),
         truncation=(rest if extrapolate else rest + bias).masked_fill(full, 0),
+        freedom=((s - 1) / (1 + K.rank.double() / n)).clamp_min(1),
     )
 
 

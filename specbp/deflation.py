@@ -70,7 +70,7 @@ def krylov_aware_logdet(
     Every sample over-estimates: with W an isometry, Wᵀ log(A) W ≼ log(WᵀAW). With `lower` = a ≤
     λ_min and k ≥ 2 it is bracketed: A ≽ M̂ ⊕ a I for the Gauss–Radau extension M̂, and log is
     operator monotone. Given W the samples are independent but for c_i, uncorrelated to second
-    order: the standard error is calibrated.
+    order: the standard error is nearly calibrated.
 
     Args:
         A: Symmetric positive definite operator or tensor (..., n, n), float32 or float64.

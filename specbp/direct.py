@@ -69,11 +69,12 @@ def cholesky_logdet(A: Tensor) -> Estimate:
     either, since rounding decides the sign of its last pivot).
     """
     _check_explicit(A)
-    L, info = torch.linalg.cholesky_ex(A)
-    pivots = L.diagonal(dim1=-2, dim2=-1).double()
+    # The entries carry the rounding of their dtype; Cholesky in float64 adds none of its own.
+    L, info = torch.linalg.cholesky_ex(A.double())
+    pivots = L.diagonal(dim1=-2, dim2=-1)
     largest = A.diagonal(dim1=-2, dim2=-1).amax(-1).double()
     floor = _rounding(A.dtype, A.shape[-1]) * largest
-    singular = ~(_inverse_norm(L.double(), upper=False) ** 2 * floor < 1) & (info == 0)
+    singular = ~(_inverse_norm(L, upper=False) ** 2 * floor < 1) & (info == 0)
     value = (2 * pivots.log().sum(-1)).masked_fill(singular, -torch.inf)
     status = singular * int(Status.SINGULAR) | (info != 0) * int(Status.NEGATIVE_RITZ)
     return without_probes(value, num_matvecs=0, status=status)

@@ -128,7 +128,8 @@ class Estimate:
         where no standard error is claimed.
 
         Args:
-            confidence: Probability of covering, between 0 and 1; exact for normal samples.
+            confidence: Probability of covering, between 0 and 1; exact for normal samples and a
+                bracket that is certain. τ is an estimate.
 
         Raises:
             ValueError: If confidence is not between 0 and 1.

@@ -268,7 +268,9 @@ def _telescope(krylov: Krylov, A: Any, rows: Tensor, levels: Levels, flagged: Fl
         upper=torch.cat(finest, -1),
         status=torch.cat(flags, -1),
     )
-    return replace(found, standard_error=torch.stack(errors).square().sum(0).sqrt())
+    found = replace(found, standard_error=torch.stack(errors).square().sum(0).sqrt())
+    # Where there is no standard error, or it is zero, any number will do but NaN.
+    return replace(found, freedom=welch_dof(found, levels).nan_to_num(nan=1.0))
 
 
 def _leading(T: Tridiagonal | Bidiagonal, k: int) -> Tridiagonal | Bidiagonal:

@@ -102,12 +102,14 @@ class Outlook(NamedTuple):
         sd: Standard deviation of one probe's value.
         truncation: Error in doubt after its steps.
         rate: Factor by which that falls with each further step.
+        freedom: Degrees of freedom of `sd` for each probe.
     """
 
     shape: Shape
     sd: float
     truncation: float
     rate: float
+    freedom: float = math.inf
 
     @classmethod
     def of(cls, found: Found, shape: Shape, tolerance: Tensor) -> Outlook:
@@ -116,7 +118,9 @@ class Outlook(NamedTuple):
         assert estimate.truncation is not None
         sd = (estimate.standard_error * shape.probes**0.5 / tolerance).nan_to_num(nan=math.inf)
         left = (estimate.truncation / tolerance).nan_to_num(nan=math.inf)
-        return cls(shape, float(sd.max()), float(left.max()), float(found.rate.max()))
+        freedom = shape.probes - 1.0 if estimate.freedom is None else estimate.freedom
+        each = float(torch.as_tensor(freedom).min()) / shape.probes
+        return cls(shape, float(sd.max()), float(left.max()), float(found.rate.max()), each)
 
     def error(self, shape: Shape, confidence: float) -> float:
         """Half-width predicted for a shape, 1 where it is the tolerance."""
@@ -139,7 +143,8 @@ class Outlook(NamedTuple):
 
     def _quantile(self, probes: int, confidence: float) -> float:
         if not self.shape.shared:
-            return SAFETY * _normal(confidence)
+            freedom = min(max(self.freedom * probes, 1), 1e9)
+            return -SAFETY * float(special.stdtrit(freedom, (1 - confidence) / 2))
         freedom = max(probes, LEAST) - 1
         return -SHARED_SAFETY * float(special.stdtrit(freedom, (1 - confidence) / 2))
 

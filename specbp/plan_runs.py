@@ -14,6 +14,7 @@ from specbp.estimate import Estimate, from_samples
 from specbp.krylov import Bidiagonal, Tridiagonal, golub_kahan, lanczos
 from specbp.operators import CountingOperator
 
+EARLY_STEPS = 8 * block_rules.FRACTIONS  # fewer of one probe alone show no trend
 KNOWN = 1e8  # degrees of freedom of a variance that is computed, not sampled
 
 
@@ -126,14 +127,22 @@ def independent(T: Tridiagonal | Bidiagonal, n: int, dtype: torch.dtype) -> Foun
     .. math:: \mathrm{se}^2 = \frac{2n}{n + 2} \cdot \frac1m \Bigl(\|B\|_F^2
               - \frac{(\operatorname{tr} B)^2}{n}\Bigr), \qquad B = \log A
 
-    Both terms are traces and known from the same Gauss rules, to a relative accuracy that the
-    spread of a few values would not reach.
+    Both terms are traces and known from the same Gauss rules, mostly to a relative accuracy that
+    the spread of a few values would not reach. They are means over probes all the same, and small
+    when the value is, where a few eigenvalues carry B: with C = B less its mean,
+
+    .. math:: \nu = m \frac{(\operatorname{tr} C^2)^2}{\operatorname{tr} C^4}
+
+    degrees of freedom say so (Satterthwaite 1946, doi:10.2307/3002019).
     """
     nodes, weights = _nodes(T)
     logs = torch.where(weights == 0, 0, nodes.log())
     values = (weights * logs).sum(-1)
     squares, size = (weights * logs**2).sum(-1).mean(-1), (weights * logs.abs()).sum(-1).mean(-1)
     bias, doubt, rate = _extrapolated(T, values.mean(-1))
+    centred = logs - (values.mean(-1) / n)[..., None, None]
+    second, fourth = ((weights * centred**p).sum(-1).mean(-1) for p in (2, 4))
+    freedom = values.shape[-1] * second**2 / fourth.clamp_min(torch.finfo(fourth.dtype).tiny)
     rule = quadrature.Rule(values, nodes.amin(-1), nodes.amax(-1))
     status = quadrature.krylov_status(T, rule, dtype)
     found = from_samples(values - bias.unsqueeze(-1), num_matvecs=0, upper=values, status=status)
@@ -142,7 +151,7 @@ def independent(T: Tridiagonal | Bidiagonal, n: int, dtype: torch.dtype) -> Foun
         (variance / values.shape[-1]).sqrt().masked_fill(~torch.isfinite(found.value), torch.nan)
     )
     return Found(
-        replace(found, standard_error=error, truncation=doubt, freedom=KNOWN),
+        replace(found, standard_error=error, truncation=doubt, freedom=_bounded(freedom)),
         rate,
         size.nan_to_num(0),
     )
@@ -174,12 +183,17 @@ def _extrapolated(T: Tridiagonal | Bidiagonal, last: Tensor) -> tuple[Tensor, Te
     ]
     bias, doubt = block_rules.limit(values)
     # Spaces of one probe each converge in stages, unlike a shared one: all that is extrapolated is
-    # in doubt.
-    doubt = torch.maximum(doubt, bias)
+    # in doubt, and several times that before the stages can be seen.
+    early = k < EARLY_STEPS
+    doubt = torch.maximum(doubt, block_rules.EARLY * bias if early else bias)
     if len(values) < 3:
         return bias, doubt, torch.full_like(bias, block_rules.SLOWEST)
     ratio = ((values[1] - values[0]) / (values[2] - values[1])).nan_to_num(nan=0.0)
     return bias, doubt, ratio.clamp(0.01, block_rules.SLOWEST) ** (1 / h)
+
+
+def _bounded(freedom: Tensor) -> Tensor:
+    return freedom.nan_to_num(nan=1.0).clamp(1, KNOWN)
 
 
 def _first(T: Any, k: int) -> Any:
@@ -207,7 +221,7 @@ def pooled(parts: list[Found], num_matvecs: float) -> Found:
         (s * e.standard_error).square().sum(0) for s, e in zip(sizes, estimates, strict=True)
     )
     freedom = [
-        KNOWN if e.freedom == KNOWN else len(e.value) * (s - 1)
+        len(e.value) * float(torch.as_tensor(s - 1.0 if e.freedom is None else e.freedom).min())
         for s, e in zip(sizes, estimates, strict=True)
     ]
     found = replace(

@@ -10,10 +10,8 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from specbp.estimate import Estimate, Status
-from specbp.jacobian import JacobianMetric
-from specbp.methods import METHODS
-from specbp.operators import as_operator
+from specbp.estimate import Estimate, Status, any_flag
+from specbp.named import named, refuse_unused
 from specbp.plan import (
     Ask,
     Outlook,
@@ -27,7 +25,7 @@ from specbp.plan import (
 from specbp.plan_costs import Shape
 from specbp.plan_runs import Batch, Found, pooled
 from specbp.plan_target import Target, target_of
-from specbp.probes import LAWS, sphere
+from specbp.probes import sphere
 
 PILOT_SHARE = 0.15  # of what the exact answer costs is the most that a pilot may take …
 LOOSE_SHARE = 0.4  # … unless so little is asked that the pilot should be the answer
@@ -91,7 +89,9 @@ def logdet(
 
     Where budget or memory end before the error is reached, the value is the best there is, with
     status `TOLERANCE_MISSED` and `plan.met` False. Failures of the operator are statuses, as in
-    every estimate. The value carries no gradient.
+    every estimate; but no quadrature sees an eigenvalue that is zero and has a share 1/n of every
+    probe: where A or J may be rank deficient, `method="qr"` or "cholesky" tells. An estimate
+    carries no gradient.
 
     Example:
         >>> import torch
@@ -103,33 +103,19 @@ def logdet(
         cholesky: exact, 0 products.
     """
     if method != "auto":
-        return _named(A, method, num_probes, generator, config)
+        asked = {"atol": atol, "per_dimension": per_dimension, "rtol": rtol}
+        asked |= {"budget": budget, "max_bytes": max_bytes}
+        refuse_unused(method, asked)
+        return named(A, method, num_probes, generator, config)
     if config:
         raise ValueError(f'{sorted(config)} belong to a method; method is "auto".')
     if atol is None and per_dimension is None and rtol is None:
         rtol = DEFAULT_RTOL
     ask = Ask(atol, per_dimension, rtol, confidence)
     limit = math.inf if budget is None else float(budget)
+    if math.isnan(limit) or not isinstance(generator, torch.Generator):
+        raise ValueError(f"Pass a torch.Generator and a budget, got {generator!r} and {budget!r}.")
     return _Run(target_of(A, max_bytes, limit), ask, limit, generator).answer()
-
-
-def _named(
-    A: Any, method: str, num_probes: int, generator: torch.Generator, config: dict[str, Any]
-) -> Estimate:
-    rows = [name for name, row in METHODS.items() if row.estimand == "logdet"]
-    if method not in rows:
-        raise ValueError(f'method is "auto" or one of {", ".join(rows)}; got {method!r}.')
-    row = METHODS[method]
-    if row.on == "J" and isinstance(A, JacobianMetric):
-        A = A.J
-    if not row.uses_probes:
-        return row.estimate(A, **config)
-    if num_probes < row.claims.min_probes:
-        raise ValueError(f"{method} needs {row.claims.min_probes} probes, got {num_probes}.")
-    op = as_operator(A)
-    n = op.shape[-1]
-    probes = LAWS[row.law](n, num_probes, generator=generator, dtype=op.dtype, device=op.device)
-    return row.estimate(A, probes, **row.keywords(n, num_probes, {**row.config, **config}))
 
 
 class _Run:
@@ -158,13 +144,18 @@ class _Run:
         for look, share in enumerate(looks):
             tolerance = self._tolerance(found)
             error = _half_width(found.estimate, self._level(share))
-            if not bool(found.estimate.ok.all()) or bool((error <= tolerance).all()):
+            if bool((error <= tolerance).all()):
                 return self._done(found.estimate, error, tolerance)
+            if not bool(found.estimate.ok.all()):
+                self.reasons.append(f"Stopped: {_failed(found.estimate)}.")
+                return self._missed(found.estimate, error, tolerance)
             if look + 1 == len(looks):
                 break
             step = self._next(Outlook.of(found, self.shapes[-1], tolerance), looks[look + 1])
             if step is None:
                 break
+            if step.goes_on and step.shape == self.shapes[-1]:
+                continue  # its larger share of 1 − confidence is all that the next look needs
             found = self._measure(step)
         if math.isfinite(self.costs.exact) and self._affords_exact():
             return self._exact(f"Going on would cost more than {self.target.exact_name}")
@@ -319,7 +310,7 @@ class _Run:
         return replace(found, plan=plan, num_matvecs=self.spent)
 
     def _missed(self, found: Estimate, error: Tensor, tolerance: Tensor) -> Estimate:
-        beyond = (error > tolerance) | ~torch.isfinite(error)
+        beyond = ((error > tolerance) | ~torch.isfinite(error)) & found.ok
         found = replace(found, status=found.status | beyond * int(Status.TOLERANCE_MISSED))
         return self._done(found, error, tolerance)
 
@@ -334,6 +325,11 @@ def _half_width(found: Estimate, confidence: float) -> Tensor:
     below = torch.minimum(found.value - found.lower, found.truncation).clamp_min(0)
     quantile = -float(special.stdtrit(found.freedom, (1 - confidence) / 2))
     return torch.maximum(above, below) + quantile * found.standard_error
+
+
+def _failed(found: Estimate) -> str:
+    bad = ~found.ok
+    return f"{int(bad.sum())} of {bad.numel()} failed ({any_flag(found.status[bad])!r})"
 
 
 def _brief(x: Tensor | None) -> str:

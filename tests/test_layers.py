@@ -41,7 +41,7 @@ LAYERS = [
     "claims costs",
     "joint_methods",
     "methods",
-    "plan_costs plan_runs",
+    "named plan_costs plan_runs",
     "plan plan_target",
     "planner",
     "models",

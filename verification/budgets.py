@@ -2,7 +2,8 @@
 
 Plain stochastic Lanczos quadrature is the base; the block methods are judged against it by the
 acceptance lines of `budgets_accept`, and everything else that spends a budget of products is shown
-beside them. Seeds come from the epoch: what is tuned on epoch "tune" is judged on another one.
+beside them. Seeds come from the epoch: what is tuned on epoch "tune" is judged on another one,
+which changes with the source: nothing can be tuned on it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,20 @@ import sys
 import time
 from pathlib import Path
 
-from verification import budgets_cases, budgets_methods, budgets_report, budgets_run, budgets_time
+from verification import (
+    budgets_cases,
+    budgets_methods,
+    budgets_report,
+    budgets_run,
+    budgets_time,
+    provenance,
+)
 from verification.budgets_accept import lines
 from verification.budgets_report import Study
 from verification.budgets_run import Cell, OverspentError, Settings
 from verification.provenance import ROOT
 from verification.store import Record
 
-EPOCH = "judge"
 SEEDS, INTERVAL_SEEDS, REPEATS = 40, 100, 7
 QUICK_SEEDS, QUICK_REPEATS = 30, 3
 OUT = ROOT / "reports" / "budgets"
@@ -38,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help=f"replicates of the judged methods in the common shape (default: {INTERVAL_SEEDS})",
     )
-    add("--epoch", default=EPOCH, help=f'part of every seed (default: {EPOCH}; "tune" for tuning)')
+    add(
+        "--epoch",
+        default=provenance.judging_epoch(),
+        help='part of every seed (default: one of its own for each state of the source; "tune" is '
+        "for tuning)",
+    )
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     add("--no-costs", action="store_true", help="leave out times and float32")
     add("--out", type=Path, default=OUT, help="folder of the report")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from specbp import generator_for
 from specbp.estimate import Status
 from specbp.planner import logdet
-from verification import planner_report
+from verification import planner_report, provenance
 from verification.planner_cases import PROBES, STEPS, Case, Implicit, Problem, all_cases, draw
 from verification.provenance import ROOT
 from verification.store import Record
@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m verification planner`."""
     out = ROOT / "reports" / "planner"
     parser.add_argument("--quick", action="store_true", help="few cases, few seeds")
-    parser.add_argument("--epoch", default="judge", help="part of every seed (default: judge)")
+    epoch = provenance.judging_epoch()
+    parser.add_argument(
+        "--epoch", default=epoch, help="part of every seed (default: new with every change of code)"
+    )
     parser.add_argument("--case", default="", help="only cases whose id contains this")
     parser.add_argument("--out", type=Path, default=out, help="folder of the table and the records")
 

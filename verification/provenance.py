@@ -32,6 +32,11 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
+def judging_epoch() -> str:
+    """Part of the seeds on which a study judges: another one as soon as the source changes."""
+    return f"judge {fingerprint()[:8]}"
+
+
 def origin() -> Record:
     """Commit and fingerprint of the source that is running."""
     commit, clean = _commit()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specbp import interop
 from specbp.jacobian.checks import check_arguments, check_block
 from specbp.jacobian.primal import Primal, plain_evaluation, state
 from specbp.jacobian.products import METHODS, AutoProducts, Products
@@ -285,6 +286,7 @@ class JacobianMetric:
     """
 
     def __init__(self, J: Any):
+        J = interop.adapt(J)
         missing = [a for a in ("shape", "dtype", "device", "mT", "__matmul__") if not hasattr(J, a)]
         if missing:
             msg = f"JacobianMetric needs an operator with its adjoint: {type(J).__name__} lacks "
