@@ -30,6 +30,7 @@ class Claims:
             "complete", the value that the same probes have after n steps; or "inner", what only the
             estimator can see, so that its own tests must look.
         calibrated: The standard error is one: E[se²] = Var for independent probes.
+        conservative: The standard error is none too small, if not calibrated: E[se²] ≥ 0.8 Var.
         additive: The estimate is the mean of per-probe values, so one block of probes can be cut
             into estimates of any smaller number of probes.
         min_probes: Probes without which there is no estimate.
@@ -47,6 +48,7 @@ class Claims:
     bracket: tuple[Literal["lower", "upper"], ...] = ()
     bracket_of: Literal["forms", "truth", "complete", "inner"] = "forms"
     calibrated: bool = True
+    conservative: bool = False
     additive: bool = True
     min_probes: int = 1
     bar_probes: int = 2

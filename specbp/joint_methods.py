@@ -41,6 +41,7 @@ _BLOCK = Claims(
     bracket=("lower", "upper"),
     bracket_of="inner",
     calibrated=False,
+    conservative=True,
     additive=False,
     bar_probes=3,
     exact_from=lambda n, m, config: m * config["num_steps"] >= n,

@@ -23,6 +23,7 @@ from verification.checks.replicates import Drawn, Reference, Source
 from verification.checks.scores import (
     Score,
     Scorer,
+    bars_not_small,
     bars_of_unknown,
     coverage,
     error_bars,
@@ -96,6 +97,9 @@ def _questions(subject: Subject, refs: Sequence[Reference]) -> tuple[Question, .
     means, variances, bars, hits = VALUES
     if subject.claims.expectation == "model":
         return ()
+    if subject.claims.conservative:
+        claim = "E[se²] is no less than 0.8 of the variance of the estimate"
+        return (means, variances, replace(bars, claim=claim, score=bars_not_small))
     if not subject.claims.calibrated:
         return (means, variances)
     if any(ref.law is None for ref in refs):

@@ -17,6 +17,7 @@ from verification.checks.settings import Settings
 NEAR_NORMAL = 1.0  # excess kurtosis of an estimate up to which Box's χ² keeps its level
 REFERENCE = 2**14  # draws behind a reference coverage
 NOMINAL = 0.95
+CONSERVATIVE = 0.8  # E[se²] / Var that an error bar which is none too small keeps
 
 
 class Score(NamedTuple):
@@ -125,3 +126,11 @@ def bars_of_unknown(_ref: Reference, drawn: Drawn, _settings: Settings) -> Score
     spread = float(terms.std(ddof=1)) / math.sqrt(len(terms))
     ratio = float(squares.mean() / drawn.values.var(ddof=1))
     return Score(math.log(ratio) / spread if ratio > 0 else -math.inf, 1 / spread, ratio)
+
+
+def bars_not_small(ref: Reference, drawn: Drawn, settings: Settings) -> Score:
+    """The same where error bars may be too large: only a ratio below `CONSERVATIVE` counts."""
+    found = bars_of_unknown(ref, drawn, settings)
+    ratio = found.statistic / CONSERVATIVE
+    z = min(math.log(ratio), 0.0) * found.sensitivity if ratio > 0 else -math.inf
+    return Score(z, found.sensitivity, found.statistic)

@@ -218,3 +218,10 @@ def test_blocks_of_the_ratchet_span_what_they_can():
     columns = {tuple(c) for c in blocks.mT.reshape(-1, 10).tolist()}
     assert len(columns) == 512
     assert claims.block_size(XTRACE) == claims.BLOCK
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, PASS), (1.3, PASS), (0.5, FAIL)])
+def test_error_bars_that_are_too_small_are_noticed_and_large_ones_are_not(factor, verdict):
+    subject = changed(BLOCK, lambda e, _: {"standard_error": factor * e.standard_error})
+    found = {check.name: check.verdict for check in sampling.run(subject, SMALL)}
+    assert found["S3 error bars"] == verdict
