@@ -150,12 +150,26 @@ def evaluate(row: Any, cell: dict[str, Any], inputs: Any, i: int, repeats: int) 
 
     def call(X: torch.Tensor) -> Any:
         given = (X,) if takes_probes(row.estimate) else ()
-        return row.estimate(operator, *given, **config)
+        return row.estimate(operator, *given, **arguments(row, X, config))
 
     try:
         return called(row, call, probes, repeats)
     except (Exception, SystemExit) as error:
         return {"error": np.array(f"{type(error).__name__}: {error}")}
+
+
+def arguments(row: Any, X: torch.Tensor, config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for as many probes, and degrees where the row wants them, the same on both sides.
+
+    Older trees know of neither.
+    """
+    n, m = X.shape[-2:]
+    shaped = getattr(row, "shaped", None)
+    config = config if shaped is None else shaped(n, m, config)
+    if getattr(row, "survival", None) is None:
+        return config
+    generator = torch.Generator().manual_seed(0)
+    return {**config, "degrees": config["law"].draw(X.mT.shape[:-1], generator=generator)}
 
 
 def called(row: Any, call: Callable[[torch.Tensor], Any], X: torch.Tensor, repeats: int) -> Result:

@@ -59,7 +59,16 @@ def test_other_seeds_give_other_numbers(tmp_path, first):
 
 def test_a_killed_run_resumes_and_repeats_nothing(tmp_path):
     path = tmp_path / "r.sqlite"
-    command = [sys.executable, "-m", "verification", "run", "--tier", "smoke", "--case", "spd/"]
+    command = [
+        sys.executable,
+        "-m",
+        "verification",
+        "run",
+        "--tier",
+        "smoke",
+        "--case",
+        "spd/clusters",
+    ]
     command += ["--workers", "1", "--store", str(path)]
     killed = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
@@ -76,7 +85,7 @@ def test_a_killed_run_resumes_and_repeats_nothing(tmp_path):
     # A unit that was cut off is run again as a whole; every other record keeps its timings.
     kept = [i for i in before if before[i] == after[i]]
     assert len(before) - len(kept) < len(units.PROBE_COUNTS)
-    runner.run("smoke", tmp_path / "whole", only="spd/", workers=2)
+    runner.run("smoke", tmp_path / "whole", only="spd/clusters", workers=2)
     assert results(path) == results(tmp_path / "whole")
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0
