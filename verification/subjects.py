@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specbp import Estimate, exact, probes
+from specbp import Estimate, exact, maxent, probes
 from specbp.methods import Claims, Method
 from specbp.probes import Sampler
 from verification.cases import View
@@ -128,7 +128,11 @@ class Subject:
             # same holds for singular values); k terms of the size of log are summed.
             terms = config.get("num_steps", 1) * size
             fitted = ILL_POSED if self.claims.expectation == "model" else 1
-            return 8 * fitted * eps * n * (self.amplification(view) + max(terms, 1.0))
+            rounded = 8 * fitted * eps * n * (self.amplification(view) + max(terms, 1.0))
+            # A fit stops where no moment is off by more than its tolerance; log is a combination of
+            # the moments with coefficients of its own size.
+            unsolved = config.get("num_moments", 0) * maxent.TOLERANCE * max(size, 1.0)
+            return rounded + n * unsolved
         return 50 * (config.get("degree", 1) + 1) * (eps / 2) * n * size
 
     def _is_polynomial(self, view: View, config: dict[str, Any]) -> bool:
