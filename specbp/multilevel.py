@@ -204,7 +204,7 @@ def level_deviations(A: Any, probes: Tensor, *, steps: Sequence[int]) -> Tensor:
     if rows.shape[-2] < 2:
         raise ValueError("A standard deviation needs at least 2 pilot probes, got 1.")
     T = lanczos(A, rows, steps[-1])
-    values = torch.stack([quadrature.gauss(_leading(T, k)).value for k in steps], -1)
+    values = torch.stack([quadrature.gauss(quadrature.leading(T, k)).value for k in steps], -1)
     zero = torch.zeros_like(values[..., :1])
     return values.diff(dim=-1, prepend=zero).std(-2)
 
@@ -256,7 +256,11 @@ def _telescope(krylov: Krylov, A: Any, rows: Tensor, levels: Levels, flagged: Fl
     for steps, count in levels:
         T = krylov(A, rows[..., start : start + count, :].contiguous(), steps)
         rule = quadrature.gauss(T)
-        values = rule.value - quadrature.gauss(_leading(T, coarse)).value if coarse else rule.value
+        values = (
+            rule.value - quadrature.gauss(quadrature.leading(T, coarse)).value
+            if coarse
+            else rule.value
+        )
         flags.append(flagged(T, rule, A.dtype))
         errors.append(_error(values, flags[-1]))
         samples.append(values * (m / count))
@@ -271,11 +275,6 @@ def _telescope(krylov: Krylov, A: Any, rows: Tensor, levels: Levels, flagged: Fl
     found = replace(found, standard_error=torch.stack(errors).square().sum(0).sqrt())
     # Where there is no standard error, or it is zero, any number will do but NaN.
     return replace(found, freedom=welch_dof(found, levels).nan_to_num(nan=1.0))
-
-
-def _leading(T: Tridiagonal | Bidiagonal, k: int) -> Tridiagonal | Bidiagonal:
-    """The same Krylov process after k steps."""
-    return T._replace(diagonal=T.diagonal[..., :k], off_diagonal=T.off_diagonal[..., :k])
 
 
 def _error(values: Tensor, status: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from specbp.krylov import Bidiagonal, Tridiagonal, golub_kahan, lanczos
 from specbp.operators import CountingOperator
 
 EARLY_STEPS = 8 * block_rules.FRACTIONS  # fewer of one probe alone show no trend
-KNOWN = 1e8  # degrees of freedom of a variance that is computed, not sampled
+KNOWN = 1e8  # degrees of freedom from which a variance counts as known
 
 
 class Found(NamedTuple):
@@ -177,7 +177,7 @@ def _extrapolated(T: Tridiagonal | Bidiagonal, last: Tensor) -> tuple[Tensor, Te
     k = T.diagonal.shape[-1]
     h = max(k // block_rules.FRACTIONS, 1)
     values = [last] + [
-        quadrature.gauss(_first(T, k - i * h)).value.mean(-1)
+        quadrature.gauss(quadrature.leading(T, k - i * h)).value.mean(-1)
         for i in range(1, block_rules.FRACTIONS)
         if k - i * h >= 1
     ]
@@ -194,10 +194,6 @@ def _extrapolated(T: Tridiagonal | Bidiagonal, last: Tensor) -> tuple[Tensor, Te
 
 def _bounded(freedom: Tensor) -> Tensor:
     return freedom.nan_to_num(nan=1.0).clamp(1, KNOWN)
-
-
-def _first(T: Any, k: int) -> Any:
-    return T._replace(diagonal=T.diagonal[..., :k], off_diagonal=T.off_diagonal[..., :k])
 
 
 def pooled(parts: list[Found], num_matvecs: float) -> Found:

@@ -54,6 +54,11 @@ def gauss_radau(T: Tridiagonal | Bidiagonal, node: Tensor) -> Rule:
     return _rule(diagonal, T.off_diagonal, T.norm_squared, isinstance(T, Bidiagonal))
 
 
+def leading(T: Tridiagonal | Bidiagonal, k: int) -> Tridiagonal | Bidiagonal:
+    """The coefficients after the first k steps of the same Krylov process."""
+    return T._replace(diagonal=T.diagonal[..., :k], off_diagonal=T.off_diagonal[..., :k])
+
+
 def krylov_status(T: Tridiagonal | Bidiagonal, rule: Rule, dtype: torch.dtype) -> Tensor:
     """Flags per probe (..., m); a node within rounding of zero, relative to the largest, is zero.
 

@@ -43,7 +43,7 @@ def test_moves_are_the_derivative_in_the_weight_of_a_probe(cond):
 
 
 def test_error_bar_holds_the_chance_in_the_extrapolation():
-    """Without it the bar was a third of the spread where most of the truncation is extrapolated."""
+    """Most of the truncation is extrapolated here; a bar without that chance is too short."""
     lam = torch.logspace(0, -6, 400, dtype=f64)
     X = sphere(400, 10, generator=generator_for("bars"), batch_shape=(60,))
     found = block_slq_logdet(torch.diag(lam), X, num_steps=8)
