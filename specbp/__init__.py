@@ -29,8 +29,6 @@ from specbp.operators import (
     CountingOperator,
     LinearOperator,
     RectangularOperator,
-    ScaledOperator,
-    ShiftedOperator,
     check_deterministic,
 )
 from specbp.planner import Plan, logdet
@@ -46,7 +44,9 @@ from specbp.probes import (
     unit_vector,
 )
 from specbp.roulette import randomised_chebyshev_logdet
+from specbp.surrogate import with_gradient_of
 from specbp.trace import hutchinson_trace
+from specbp.wrappers import RecordedOperator, ScaledOperator, ShiftedOperator
 
 __version__ = "0.1.0"
 
@@ -62,6 +62,7 @@ __all__ = [
     "KernelDensity",
     "LinearOperator",
     "Plan",
+    "RecordedOperator",
     "RectangularOperator",
     "ScaledOperator",
     "ShiftedOperator",
@@ -106,6 +107,7 @@ __all__ = [
     "taylor_logdet",
     "unit_vector",
     "wasserstein1",
+    "with_gradient_of",
     "xnystrace",
     "xtrace",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from specbp.differentiable import Sensitivity, attach
 from specbp.estimate import Estimate, Status, without_probes
 from specbp.jacobian import Jacobian
 from specbp.operators import Dense, as_operator, check_square, check_symmetric, check_tall
@@ -29,6 +31,9 @@ def qr_logdet(J: Any, *, max_bytes: int | None = None) -> Estimate:
         TypeError: If J is not an operator with an adjoint.
         ValueError: If J has fewer rows than columns.
 
+    Where J is differentiable, so is the value: its gradient is exact, tr((JᵀJ)⁻¹ d(JᵀJ)) from n
+    products with J that record a graph, a block of columns at a time.
+
     A numerically rank-deficient J (1 / |R⁻¹| within rounding of zero, relative to the largest
     column) gives −inf with status `SINGULAR`.
 
@@ -39,7 +44,7 @@ def qr_logdet(J: Any, *, max_bytes: int | None = None) -> Estimate:
     """
     J = as_operator(J)
     n = check_tall(J)
-    columns = explicit(J, max_bytes)
+    columns = explicit(J, max_bytes).detach()
     finite = torch.isfinite(columns).all((-2, -1))
     columns = columns.masked_fill(~finite[..., None, None], 1)
     # The columns carry the rounding of their dtype; QR in float64 adds none of its own.
@@ -50,6 +55,12 @@ def qr_logdet(J: Any, *, max_bytes: int | None = None) -> Estimate:
     singular = ~(_inverse_norm(R, upper=True) * floor < 1) & finite
     value = (2 * pivots.log().sum(-1)).masked_fill(singular, -torch.inf)
     status = singular * int(Status.SINGULAR) | ~finite * int(Status.NONFINITE)
+
+    def inverse() -> Sensitivity:
+        # (JᵀJ)⁻¹ = R⁻¹ R⁻ᵀ, and J R⁻¹ = Q: nothing is squared.
+        return _columns(_inverse(R, upper=True).mT, J.dtype)
+
+    value = _with_inverse(value, J, inverse, factor=True)
     return without_probes(value, num_matvecs=n / 2, status=status)
 
 
@@ -70,13 +81,18 @@ def cholesky_logdet(A: Tensor) -> Estimate:
     """
     _check_explicit(A)
     # The entries carry the rounding of their dtype; Cholesky in float64 adds none of its own.
-    L, info = torch.linalg.cholesky_ex(A.double())
+    L, info = torch.linalg.cholesky_ex(A.detach().double())
     pivots = L.diagonal(dim1=-2, dim2=-1)
-    largest = A.diagonal(dim1=-2, dim2=-1).amax(-1).double()
+    largest = A.detach().diagonal(dim1=-2, dim2=-1).amax(-1).double()
     floor = _rounding(A.dtype, A.shape[-1]) * largest
     singular = ~(_inverse_norm(L, upper=False) ** 2 * floor < 1) & (info == 0)
     value = (2 * pivots.log().sum(-1)).masked_fill(singular, -torch.inf)
     status = singular * int(Status.SINGULAR) | (info != 0) * int(Status.NEGATIVE_RITZ)
+
+    def inverse() -> Sensitivity:
+        return _columns(_inverse(L, upper=False), A.dtype)
+
+    value = _with_inverse(value, as_operator(A), inverse)
     return without_probes(value, num_matvecs=0, status=status)
 
 
@@ -95,12 +111,18 @@ def eigenvalue_logdet(A: Tensor) -> Estimate:
     An indefinite A gives NaN with status `NEGATIVE_RITZ`, a singular one −inf with `SINGULAR`.
     """
     _check_explicit(A)
-    eigenvalues = torch.linalg.eigvalsh(A).double()
+    eigenvalues = torch.linalg.eigvalsh(A.detach()).double()
     floor = A.shape[-1] * torch.finfo(A.dtype).eps * eigenvalues.abs().amax(-1)
     smallest = eigenvalues[..., 0]
     singular, negative = smallest.abs() <= floor, smallest < -floor
     value = eigenvalues.log().sum(-1).masked_fill(singular, -torch.inf)
     status = singular * int(Status.SINGULAR) | negative * int(Status.NEGATIVE_RITZ)
+
+    def inverse() -> Sensitivity:
+        nodes, vectors = torch.linalg.eigh(A.detach())
+        return Sensitivity(1 / nodes.double().unsqueeze(-2), vectors.mT.unsqueeze(-3))
+
+    value = _with_inverse(value, as_operator(A), inverse)
     return without_probes(value, num_matvecs=0, status=status)
 
 
@@ -113,10 +135,26 @@ def explicit(J: Any, max_bytes: int | None = None) -> Tensor:
     return J @ torch.eye(J.shape[-1], dtype=J.dtype, device=J.device)
 
 
+def _inverse(T: Tensor, *, upper: bool) -> Tensor:
+    identity = torch.eye(T.shape[-1], dtype=T.dtype, device=T.device)
+    return torch.linalg.solve_triangular(T, identity, upper=upper)
+
+
 def _inverse_norm(T: Tensor, *, upper: bool) -> Tensor:
     """Frobenius norm of the inverse of a triangular matrix: at least 1 / σ_min, or not finite."""
-    identity = torch.eye(T.shape[-1], dtype=T.dtype, device=T.device)
-    return torch.linalg.matrix_norm(torch.linalg.solve_triangular(T, identity, upper=upper))
+    return torch.linalg.matrix_norm(_inverse(T, upper=upper))
+
+
+def _columns(rows: Tensor, dtype: torch.dtype) -> Sensitivity:
+    """G = Σ_r y_r y_rᵀ for the rows y of (..., n, n)."""
+    return Sensitivity(torch.ones_like(rows[..., None, :, 0]), rows.unsqueeze(-3).to(dtype))
+
+
+def _with_inverse(
+    value: Tensor, operator: Any, inverse: Callable[[], Sensitivity], *, factor: bool = False
+) -> Tensor:
+    """The value (...) with the exact gradient, G = A⁻¹."""
+    return attach(value.unsqueeze(-1), operator, inverse, factor=factor).squeeze(-1)
 
 
 def _rounding(dtype: torch.dtype, n: int) -> float:

@@ -11,6 +11,8 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from specbp.surrogate import with_gradient_of
+
 
 class Status(enum.IntFlag):
     """What happened during an estimate; flags combine, `OK` is their absence.
@@ -88,7 +90,8 @@ class Estimate:
     Attributes:
         value: Estimate, shape (...), float64 whatever the operator's dtype (at 1e4 nats the spacing
             of float32 is 1e-3 nats, more than the error that the methods promise). NaN where it
-            failed.
+            failed. Where the operator depends on tensors that require a gradient, so does the
+            value; the other attributes are constants, but for `samples`.
         standard_error: Monte Carlo error, sd(samples, ddof = 1) / √m, shape (...); NaN when m = 1.
             It says nothing of truncation, which `lower` and `upper` bracket.
         num_matvecs: Products with A that one estimate cost, *counted*; a JVP or a VJP alone is a
@@ -246,8 +249,8 @@ def from_samples(
         return _sound(y, status, num_matvecs, lower, upper)
     unexplained = ~torch.isfinite(y) & ((status & int(FAILURES | Status.SINGULAR)) == 0)
     status = status | unexplained * int(Status.NONFINITE)
-    y = y.masked_fill((status & int(Status.SINGULAR)) != 0, -torch.inf)
-    y = y.masked_fill((status & int(FAILURES)) != 0, torch.nan)
+    y = _failed(y, (status & int(Status.SINGULAR)) != 0, -torch.inf)
+    y = _failed(y, (status & int(FAILURES)) != 0, torch.nan)
     found = _sound(y, union(status).unsqueeze(-1), num_matvecs, lower, upper)
     known = torch.isfinite(found.value)
     return replace(
@@ -257,14 +260,23 @@ def from_samples(
     )
 
 
+def _failed(y: Tensor, failed: Tensor, value: float) -> Tensor:
+    """The value where a sample failed; its gradient there is NaN, where filling would make it 0."""
+    filled = y.masked_fill(failed, value)
+    if not y.requires_grad:
+        return filled
+    return with_gradient_of(filled, y * torch.where(failed, torch.nan, 1.0))
+
+
 def _sound(
     y: Tensor, status: Tensor, num_matvecs: float, lower: Tensor | None, upper: Tensor | None
 ) -> Estimate:
     """The estimate, with the status of its first probe for that of all."""
     value, m = y.mean(-1), y.shape[-1]
+    spread = y.detach().std(-1) if m > 1 else torch.full_like(value.detach(), torch.nan)
     return Estimate(
         value=value,
-        standard_error=y.std(-1) / m**0.5 if m > 1 else torch.full_like(value, torch.nan),
+        standard_error=spread / m**0.5,
         num_matvecs=num_matvecs,
         lower=_mean_bound(lower, value, -torch.inf),
         upper=_mean_bound(upper, value, torch.inf),
@@ -280,18 +292,20 @@ def untruncated(found: Estimate) -> Estimate:
 
 def without_probes(value: Tensor, *, num_matvecs: float, status: Tensor) -> Estimate:
     """Result of a method that draws nothing: no Monte Carlo error, no truncation."""
-    value = value.double()
-    value = value.masked_fill((status & int(FAILURES)) != 0, torch.nan)
+    value = _failed(value.double(), (status & int(FAILURES)) != 0, torch.nan)
+    known = value.detach()
     return Estimate(
         value=value,
-        standard_error=torch.zeros_like(value),
+        standard_error=torch.zeros_like(known),
         num_matvecs=num_matvecs,
-        lower=value,
-        upper=value,
+        lower=known,
+        upper=known,
         status=status,
-        samples=value.new_empty((*value.shape, 0)),
+        samples=known.new_empty((*known.shape, 0)),
     )
 
 
 def _mean_bound(bound: Tensor | None, value: Tensor, unknown: float) -> Tensor:
-    return torch.full_like(value, unknown) if bound is None else bound.double().mean(-1)
+    if bound is None:
+        return torch.full_like(value.detach(), unknown)
+    return bound.detach().double().mean(-1)

@@ -55,6 +55,15 @@ class Dense:
     device = property(lambda self: self.matrix.device)
     mT = property(lambda self: Dense(self.matrix.mT))
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The matrix, if it requires a gradient."""
+        return (self.matrix,) if self.matrix.requires_grad else ()
+
+    def pull_back(self, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
+        """Gradient of Σ leftᵀ M right, rows (..., r, N) and (..., r, n), in the inputs."""
+        return ((left.mT @ right).sum_to_size(self.matrix.shape),) if self.inputs else ()
+
     def __matmul__(self, X: Tensor) -> Tensor:
         return (X.mT @ self.matrix.mT).mT
 
@@ -96,38 +105,18 @@ class CountingOperator:
         """Products with JᵀJ so far: one with J or with its adjoint alone is a half."""
         return (self.columns + (self._adjoint.columns if self._adjoint else 0)) / 2
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Those of the operator."""
+        return tuple(getattr(self.operator, "inputs", ()))
+
+    def pull_back(self, left: Tensor, right: Tensor) -> tuple[Tensor | None, ...]:
+        """The operator's, not counted: it belongs to the gradient."""
+        return self.operator.pull_back(left, right)  # type: ignore[attr-defined]
+
     def __matmul__(self, X: Tensor) -> Tensor:
         self.columns += X.shape[-1]
         return self.operator @ X
-
-
-class ShiftedOperator:
-    """A + shift·I."""
-
-    def __init__(self, operator: LinearOperator, shift: float | Tensor):
-        self.operator, self.shift = operator, shift
-
-    shape = property(lambda self: self.operator.shape)
-    dtype = property(lambda self: self.operator.dtype)
-    device = property(lambda self: self.operator.device)
-
-    def __matmul__(self, X: Tensor) -> Tensor:
-        return self.operator @ X + self.shift * X
-
-
-class ScaledOperator:
-    """scale·A, or scale·J with its adjoint."""
-
-    def __init__(self, operator: LinearOperator, scale: float | Tensor):
-        self.operator, self.scale = operator, scale
-
-    shape = property(lambda self: self.operator.shape)
-    dtype = property(lambda self: self.operator.dtype)
-    device = property(lambda self: self.operator.device)
-    mT = property(lambda self: ScaledOperator(self.operator.mT, self.scale))
-
-    def __matmul__(self, X: Tensor) -> Tensor:
-        return self.scale * (self.operator @ X)
 
 
 def as_operator(A: Any) -> Any:

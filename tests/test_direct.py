@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from specbp.direct import cholesky_logdet, eigenvalue_logdet, explicit, qr_logdet
 from specbp.estimate import Status
-from specbp.operators import CountingOperator, ScaledOperator, ShiftedOperator
+from specbp.operators import CountingOperator
+from specbp.wrappers import ScaledOperator, ShiftedOperator
 from tests.support import (
     EPS,
     f32,

@@ -14,7 +14,8 @@ import torch
 from specbp.estimate import Status
 from specbp.logdets import golub_kahan_logdet, slq_logdet
 from specbp.lowrank_trace import hutchpp_trace, xnystrace, xtrace
-from specbp.operators import ShiftedOperator, as_operator, check_deterministic
+from specbp.operators import as_operator, check_deterministic
+from specbp.wrappers import ShiftedOperator
 from specbp.trace import hutchinson_trace
 from tests.support import f64, flags, normal, signs
 from tests.test_interop import A8, BATCHES, J8, assert_multiplies

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from specbp import interop
 from specbp.jacobian.checks import check_arguments, check_block
+from specbp.jacobian.derivative import Derivative
 from specbp.jacobian.primal import Primal, plain_evaluation, state
 from specbp.jacobian.products import METHODS, AutoProducts, Products
 
 CACHE_BYTES = 2**26  # working memory of a block on the CPU: more falls out of the cache, slower
 DEVICE_BYTES = 2**30  # the same on other devices
+GRAPH_COPIES = 4  # times the memory of a product's column, for a column of the derivative
 DENSE_WIDTH = 256  # columns of `Jacobian.dense`; more only need memory
 
 
@@ -33,8 +36,9 @@ class Jacobian:
     transposed views of rows (..., m, N). N < n is allowed: JᵀJ is singular then.
 
     Products are detached: nothing differentiates through them, no ``.grad`` is touched. They are
-    the same under no_grad, inference_mode and autocast. For a differentiable product use
-    `torch.func.jvp` and `torch.func.vjp` on f.
+    the same under no_grad, inference_mode and autocast. Estimates of log det JᵀJ carry a gradient
+    all the same, by `pull_back`: with respect to the parameters that f uses (leaf tensors that
+    require a gradient, those of a module or of a closure), and to z.
 
     Args:
         f: Function or module, (b, *event) -> (b, *out), each of the b items on its own; b is the
@@ -57,6 +61,9 @@ class Jacobian:
             sqrt(eps) of the scale of f), random values, hidden or cut derivatives. This costs one
             evaluation at 2b points, and one more J x and Jᵀu with the first product. Pass False for
             an f that rounding alone moves by more, through cancellation.
+        params: Tensors, in any nesting of lists and dictionaries, that f takes as its first
+            argument, f(params, z), and with respect to which gradients are taken: for functional
+            models, and for parameters that are results of other operations.
 
     Raises:
         TypeError: If f returns no tensor of z's dtype or normalises with statistics of the batch
@@ -126,12 +133,15 @@ class Jacobian:
         method: str = "auto",
         chunk_size: int | None = None,
         check: bool = True,
+        params: Any = None,
     ):
         check_arguments(f, z, event_dim, chunk_size)
         if method not in METHODS:
             msg = f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}."
             raise ValueError(msg)
         self._batch, self._event = z.shape[: z.ndim - event_dim], z.shape[z.ndim - event_dim :]
+        if params is not None:
+            f = partial(f, params)
         with plain_evaluation(z.device):
             points = z.detach().clone().reshape(-1, *self._event)
         self._primal = Primal.evaluate(f, points, check=check)
@@ -139,6 +149,8 @@ class Jacobian:
         self._state = state(f)
         self._versions = [tensor._version for tensor in self._state.values()]
         self._products: Products = METHODS[method](self._primal)
+        self._derivative = Derivative(self._primal, _parameters(self._primal, params))
+        self._source = z if z.requires_grad else None
         self._chunk_size = chunk_size
         self.method = method
         self.shape = torch.Size((*self._batch, math.prod(self._out), math.prod(self._event)))
@@ -182,6 +194,34 @@ class Jacobian:
         rows = rows.reshape(*self._batch, *rows.shape[1:])
         return rows if adjoint else rows.mT
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The tensors that J depends on and that require a gradient: parameters, then z."""
+        return (*self._derivative.parameters, *([] if self._source is None else [self._source]))
+
+    def pull_back(self, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
+        r"""Gradients of Σ leftᵀ J right in `inputs`, both held fixed.
+
+        Args:
+            left: Rows (..., r, N), their leading dimensions broadcasting against those of z.
+            right: Rows (..., r, n), likewise.
+
+        Memory: the graph of one block of columns, of as many as the products take at once.
+        """
+        self._check_state()
+        u, x = (self._fold(rows)[0] for rows in (left.detach(), right.detach()))
+        total = [torch.zeros_like(t) for t in (*self._derivative.parameters, self._primal.z)]
+        width = max(1, self._width() // GRAPH_COPIES)
+        for some_u, some_x in zip(u.split(width, 1), x.split(width, 1), strict=True):
+            shapes = (self._out, self._event)
+            blocks = [t.unflatten(-1, s) for t, s in zip((some_u, some_x), shapes, strict=True)]
+            for sum_, part in zip(total, self._derivative(*blocks), strict=True):
+                sum_.add_(part)
+        at_points = total.pop()
+        if self._source is not None:
+            total.append(at_points.reshape(self._source.shape))
+        return tuple(total)
+
     def _multiply(self, X: Tensor, *, adjoint: bool) -> Tensor:
         N, n = self.shape[-2:]
         shape = (*self._batch, n, N) if adjoint else self.shape
@@ -198,17 +238,24 @@ class Jacobian:
         return result.mT
 
     def _multiply_broadcast(self, rows: Tensor, *, adjoint: bool) -> Tensor:
-        """Fold all dimensions of (..., m, n) that are not the batch's own into rows."""
+        """Products of rows whose leading dimensions are not the batch's own."""
+        folded, restore = self._fold(rows)
+        return restore(self._in_blocks(folded, self._width(), adjoint=adjoint))
+
+    def _fold(self, rows: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """All dimensions of (..., m, n) that are not the batch's own as rows, and the way back."""
         lead = torch.broadcast_shapes(rows.shape[:-2], self._batch)
         rows = rows.expand(*lead, *rows.shape[-2:])
         offset = len(lead) - len(self._batch)
         own = [offset + i for i, size in enumerate(self._batch) if size == lead[offset + i]]
         order = own + [i for i in range(rows.ndim) if i not in own]
         moved = rows.permute(order)
-        folded = moved.reshape(len(self._primal.z), -1, rows.shape[-1])
-        result = self._in_blocks(folded, self._width(), adjoint=adjoint)
         inverse = sorted(range(rows.ndim), key=order.__getitem__)
-        return result.reshape(*moved.shape[:-1], result.shape[-1]).permute(inverse)
+
+        def restore(folded: Tensor) -> Tensor:
+            return folded.reshape(*moved.shape[:-1], folded.shape[-1]).permute(inverse)
+
+        return moved.reshape(len(self._primal.z), -1, rows.shape[-1]), restore
 
     def _in_blocks(self, rows: Tensor, width: int, *, adjoint: bool) -> Tensor:
         """(b, m, n) -> (b, m, N), or back for the adjoint, at most ``width`` rows at a time."""
@@ -262,45 +309,24 @@ class JacobianAdjoint:
     def __repr__(self) -> str:
         return f"{self.mT!r}.mT"
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Those of the Jacobian."""
+        return self.mT.inputs
+
+    def pull_back(self, left: Tensor, right: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of Σ leftᵀ Jᵀ right in the inputs."""
+        return self.mT.pull_back(right, left)
+
     def __matmul__(self, U: Tensor) -> Tensor:
         return self.mT._multiply(U, adjoint=True)
 
 
-class JacobianMetric:
-    r"""The metric that f pulls back, or the Gram matrix of any operator with an adjoint.
-
-    .. math:: A = J^\top J, \qquad A X = J^\top (J X)
-
-    Args:
-        J: (..., N, n) with ``@`` and ``.mT``: a `Jacobian`, a tensor, a factor.
-
-    Raises:
-        TypeError: If J lacks one of shape, dtype, device, mT and ``@``.
-
-    Example:
-        >>> import torch
-        >>> A = JacobianMetric(torch.tensor([[1.0, 2.0], [0.0, 1.0], [1.0, 0.0]]))
-        >>> A.shape, A @ torch.eye(2)
-        (torch.Size([2, 2]), tensor([[2., 2.],
-            [2., 5.]]))
-    """
-
-    def __init__(self, J: Any):
-        J = interop.adapt(J)
-        missing = [a for a in ("shape", "dtype", "device", "mT", "__matmul__") if not hasattr(J, a)]
-        if missing:
-            msg = f"JacobianMetric needs an operator with its adjoint: {type(J).__name__} lacks "
-            raise TypeError(msg + ", ".join(missing) + ".")
-        self.J = J
-        n = J.shape[-1]
-        self.shape = torch.Size((*J.shape[:-2], n, n))
-        self.dtype, self.device = J.dtype, J.device
-
-    def __repr__(self) -> str:
-        return f"JacobianMetric({self.J!r})"
-
-    def __matmul__(self, X: Tensor) -> Tensor:
-        return self.J.mT @ (self.J @ X)
+def _parameters(primal: Primal, params: Any) -> list[Tensor]:
+    """The tensors of a tree that require a gradient, or those that f was found to use."""
+    if params is None:
+        return list(primal.leaves)
+    return [p for p in pytree.tree_leaves(params) if isinstance(p, Tensor) and p.requires_grad]
 
 
 def _blocks(columns: int, width: int) -> list[slice]:

@@ -25,6 +25,7 @@ class Primal:
         activation_bytes: Bytes of all results of operations in one evaluation at the b points:
             what an autograd graph of f keeps, give or take.
         mean_bytes: The same per operation.
+        leaves: Tensors that f uses and that require a gradient, found in the graph of its value.
         check: Whether to test what f and its derivatives return.
     """
 
@@ -33,6 +34,7 @@ class Primal:
     value: Tensor
     activation_bytes: int
     mean_bytes: float
+    leaves: tuple[Tensor, ...]
     check: bool
 
     @classmethod
@@ -53,9 +55,11 @@ class Primal:
                 value = f(point)
         _check_value(value, z)
         mean = seen.bytes / max(seen.operations, 1)
-        primal = cls(f, z, value.detach(), seen.bytes, mean, check)
+        leaves = _leaves(value)
+        others = tuple(leaf for leaf in leaves if leaf is not point)
+        primal = cls(f, z, value.detach(), seen.bytes, mean, others, check)
         if check:
-            _check_items(primal, hidden=not _reaches(value, point))
+            _check_items(primal, hidden=len(others) == len(leaves))
         return primal
 
 
@@ -206,18 +210,18 @@ def _check_items(primal: Primal, *, hidden: bool) -> None:
     raise ValueError(msg)
 
 
-def _reaches(value: Tensor, point: Tensor) -> bool:
-    """Whether the autograd graph of the value leads to the point."""
-    nodes, seen = [value.grad_fn], set()
+def _leaves(value: Tensor) -> list[Tensor]:
+    """The tensors at the ends of the autograd graph of the value."""
+    nodes, seen, found = [value.grad_fn], set(), []
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
             continue
-        if getattr(node, "variable", None) is point:
-            return True
         seen.add(node)
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
+            found.append(leaf)
         nodes.extend(child for child, _ in node.next_functions)
-    return False
+    return found
 
 
 def uneven(like: Tensor) -> Tensor:

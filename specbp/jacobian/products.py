@@ -227,7 +227,7 @@ class AutoProducts:
             try:
                 result = getattr(self._strategies[key[0]], direction)(rows)
             except RuntimeError as error:
-                if _is_final(error):
+                if is_final(error):
                     raise
                 self._failed[key] = str(error)
             else:
@@ -241,7 +241,7 @@ class AutoProducts:
         raise RuntimeError(msg)
 
 
-def _is_final(error: RuntimeError) -> bool:
+def is_final(error: RuntimeError) -> bool:
     """Whether another strategy would only hide the error; the last one is autograd's StaleError."""
     if isinstance(error, StaleError | torch.OutOfMemoryError):
         return True

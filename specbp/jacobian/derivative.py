@@ -1,0 +1,79 @@
+r"""Gradients of ⟨u, J x⟩ with respect to what J depends on: the parameters of f and its points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specbp.jacobian.primal import Primal, plain_evaluation
+from specbp.jacobian.products import is_final, is_small
+
+
+class Derivative:
+    r"""Gradients of a sum of bilinear forms, u and x held fixed.
+
+    .. math:: \nabla_{\theta, z} \sum_r u_r^\top J(\theta, z)\, x_r
+
+    Args:
+        primal: f at the points (b, *event).
+        parameters: The tensors θ.
+    """
+
+    def __init__(self, primal: Primal, parameters: Sequence[Tensor]):
+        self.primal, self.parameters = primal, tuple(parameters)
+
+    def __call__(self, u: Tensor, x: Tensor) -> list[Tensor]:
+        """Gradients for u (b, r, *out) and x (b, r, *event), θ first, then z (b, *event)."""
+        with plain_evaluation(x.device), torch.enable_grad():
+            if is_small(self.primal, x.shape[1]):
+                return self._repeated(u, x)
+            try:
+                return self._mapped(u, x)
+            except RuntimeError as error:
+                if is_final(error):
+                    raise
+                # an operation of f has no forward mode or no batching rule
+                return self._repeated(u, x)
+
+    def _repeated(self, u: Tensor, x: Tensor) -> list[Tensor]:
+        """Reverse over reverse, every point repeated for its columns: few and small operations."""
+        b, r = x.shape[:2]
+        z = self.primal.z.repeat_interleave(r, 0).requires_grad_()
+        value = self.primal.f(z)
+        if not value.requires_grad:
+            return self._zeros()
+        (slope,) = torch.autograd.grad(
+            value, z, u.flatten(0, 1), create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        *grads, at_points = self._gradients(slope, x.flatten(0, 1), z)
+        return [*grads, at_points.unflatten(0, (b, r)).sum(1)]
+
+    def _mapped(self, u: Tensor, x: Tensor) -> list[Tensor]:
+        """Reverse over forward, the columns by vmap: the activations of f are those of b points."""
+        z = self.primal.z.clone().requires_grad_()
+
+        def push(column: Tensor) -> Tensor:
+            return torch.func.jvp(self.primal.f, (z,), (column,))[1]
+
+        images = torch.func.vmap(push, in_dims=1, out_dims=1)(x)
+        return self._gradients(images, u, z)
+
+    def _gradients(self, y: Tensor, weights: Tensor, z: Tensor) -> list[Tensor]:
+        """Gradients of ⟨y, weights⟩; zero where y does not depend on a tensor."""
+        if not y.requires_grad:
+            return [*self._zeros()[:-1], torch.zeros_like(z)]
+        # Parameters may come with a graph of their own, which the next block needs again.
+        found = torch.autograd.grad(
+            y,
+            [*self.parameters, z],
+            weights.to(y),
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return list(found)
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros_like(t) for t in (*self.parameters, self.primal.z)]
