@@ -13,6 +13,7 @@ from specbp.density_estimate import DensityEstimate, DiscreteDensity
 from specbp.density_kernel import KernelDensity
 from specbp.direct import cholesky_logdet, eigenvalue_logdet, qr_logdet
 from specbp.estimate import Estimate, EstimationError, Status
+from specbp.gradients import backprop_logdet, solve_logdet
 from specbp.jacobian import Jacobian, JacobianMetric
 from specbp.logdets import (
     algorithm1_logdet,
@@ -69,6 +70,7 @@ __all__ = [
     "Status",
     "algorithm1_logdet",
     "antithetic",
+    "backprop_logdet",
     "block_golub_kahan_logdet",
     "block_slq_logdet",
     "certified_upper",
@@ -103,6 +105,7 @@ __all__ = [
     "randomised_chebyshev_logdet",
     "slq_density",
     "slq_logdet",
+    "solve_logdet",
     "sphere",
     "taylor_logdet",
     "unit_vector",

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specbp import bounds, polynomials, quadrature
+from specbp import bounds, polynomials, quadrature, sensitivities
+from specbp.differentiable import Sensitivity, attach
 from specbp.estimate import Estimate, Status, from_samples
 from specbp.krylov import Bidiagonal, Tridiagonal, golub_kahan, lanczos
 from specbp.operators import (
@@ -21,6 +22,7 @@ from specbp.operators import (
     check_steps,
     check_tall,
 )
+from specbp.surrogate import with_gradient_of
 
 
 def slq_logdet(
@@ -44,8 +46,9 @@ def slq_logdet(
         TypeError: If dtypes differ.
         ValueError: If shapes, devices or num_steps do not fit.
 
-    A failed probe (negative Ritz value, NaN, asymmetry) makes its estimate NaN, with a status. The
-    value carries no gradient. Skew below √eps, or seen in a single step only, goes unnoticed.
+    A failed probe (negative Ritz value, NaN, asymmetry) makes its estimate NaN, with a status. Skew
+    below √eps, or seen in a single step only, goes unnoticed. Where A is differentiable, so is the
+    value: by the Fréchet derivative of log in each probe's Krylov space (see `sensitivities`).
 
     Source: Ubaru, Chen & Saad (2017), doi:10.1137/16M1104974; Golub & Meurant (2010).
 
@@ -60,8 +63,7 @@ def slq_logdet(
     check_steps(num_steps, check_square(A))
     rows = check_probes(A, probes)
     T = lanczos(A, rows, num_steps)
-    rule = quadrature.gauss(T)
-    return _bracketed(T, rule, lower, rows, A.num_matvecs)
+    return _bracketed(A, T, lower, rows, A.num_matvecs)
 
 
 def golub_kahan_logdet(
@@ -73,8 +75,8 @@ def golub_kahan_logdet(
               |x|^2 \sum_{j=1}^k (v_j^\top e_1)^2 \, 2 \log \sigma_j(B_k), \qquad J V_k = U_k B_k
 
     Equal to `slq_logdet` on JᵀJ in exact arithmetic and at the same cost; in float32 it stays
-    accurate up to cond(JᵀJ) ≈ 1e8, where Lanczos on JᵀJ meets negative Ritz values. The value
-    carries no gradient.
+    accurate up to cond(JᵀJ) ≈ 1e8, where Lanczos on JᵀJ meets negative Ritz values. Where J
+    is differentiable, so is the value, by the Fréchet derivative as in `slq_logdet`.
 
     Args:
         J: Operator or tensor (..., N, n), N ≥ n, with adjoint `.mT`, float32 or float64.
@@ -93,8 +95,7 @@ def golub_kahan_logdet(
     J = CountingOperator(J)
     rows = check_probes(J, probes)
     B = golub_kahan(J, rows, num_steps)
-    rule = quadrature.gauss(B)
-    return _bracketed(B, rule, lower, rows, J.num_gram_matvecs)
+    return _bracketed(J, B, lower, rows, J.num_gram_matvecs)
 
 
 def chebyshev_logdet(
@@ -113,6 +114,10 @@ def chebyshev_logdet(
     series) is bracketed by `Estimate.lower` and `Estimate.upper`. The recurrence itself proves an
     interval wrong: |T_k x| ≤ |x| as long as the spectrum lies inside. A probe that grows beyond is
     reported as `OUTSIDE_INTERVAL`, not averaged in.
+
+    Where A is differentiable, so is the value: its exact derivative, tr p'(A) dA on average, by the
+    adjoint of the recurrence; its remaining d/2 − 1 products are taken in `backward`. Ends of the
+    interval that require a gradient get theirs.
 
     Args:
         A: Symmetric positive definite operator or tensor (..., n, n), float32 or float64.
@@ -265,27 +270,46 @@ def _expand(
 def _chebyshev(
     A: CountingOperator, rows: Tensor, degree: int, a: Tensor, b: Tensor, series: bool
 ) -> tuple[Tensor, polynomials.Moments]:
-    _check_degree(degree)
-    seen = polynomials.chebyshev_moments(A, rows, degree, a, b)
+    polynomials.check_degree(degree)
     kind = polynomials.chebyshev_series if series else polynomials.chebyshev_coefficients
-    return _combine(seen, kind(degree, a, b)), seen
+    coefficients = kind(degree, a, b).unsqueeze(-2)
+    with torch.no_grad():
+        seen = polynomials.chebyshev_moments(A, rows, degree, a, b)
+        values = (seen.moments * coefficients).sum(-1)
+
+    def derivative() -> Sensitivity:
+        fixed = coefficients.detach()
+        return sensitivities.chebyshev(A.operator, rows, fixed, a.detach(), b.detach())
+
+    values = attach(values, A, derivative)
+    if coefficients.requires_grad:
+        moved = polynomials.moving_interval(coefficients, a, b)
+        values = values + _only_gradient((seen.moments * moved).sum(-1))
+    return values, seen
 
 
 def _taylor(
     A: CountingOperator, rows: Tensor, degree: int, upper: Tensor
 ) -> tuple[Tensor, polynomials.Moments]:
-    _check_degree(degree)
-    seen = polynomials.taylor_moments(A, rows, degree, upper)
-    return _combine(seen, polynomials.taylor_coefficients(degree, upper)), seen
+    polynomials.check_degree(degree)
+    coefficients = polynomials.taylor_coefficients(degree, upper).unsqueeze(-2)
+    with torch.no_grad():
+        seen = polynomials.taylor_moments(A, rows, degree, upper)
+        values = (seen.moments * coefficients).sum(-1)
+
+    def derivative() -> Sensitivity:
+        return sensitivities.taylor(A.operator, rows, coefficients.detach(), upper.detach())
+
+    values = attach(values, A, derivative)
+    if upper.requires_grad:  # dp/dα = (1 − λ/α)^d / α
+        last = seen.moments[..., -1]
+        values = values + _only_gradient(last * upper.double().log().unsqueeze(-1))
+    return values, seen
 
 
-def _combine(seen: polynomials.Moments, coefficients: Tensor) -> Tensor:
-    return (seen.moments * coefficients.unsqueeze(-2)).sum(-1)
-
-
-def _check_degree(degree: int) -> None:
-    if degree < 1:
-        raise ValueError(f"The degree of the polynomial must be at least 1, got {degree}.")
+def _only_gradient(surrogate: Tensor) -> Tensor:
+    """Zero, with a gradient."""
+    return with_gradient_of(torch.zeros_like(surrogate), surrogate)
 
 
 def _polynomial_status(
@@ -297,18 +321,25 @@ def _polynomial_status(
 
 
 def _bracketed(
+    operator: CountingOperator,
     T: Tridiagonal | Bidiagonal,
-    rule: quadrature.Rule,
     lower: float | Tensor | None,
     rows: Tensor,
     num_matvecs: float,
 ) -> Estimate:
+    rule = quadrature.gauss(T)
     status = quadrature.krylov_status(T, rule, rows.dtype)
-    if lower is None:
-        return from_samples(rule.value, num_matvecs=num_matvecs, upper=rule.value, status=status)
-    node = bounds.positive(lower, "lower", rows).unsqueeze(-1)
-    # A node within rounding of a Ritz value has no rule: nothing is known of the lower end then.
-    below = quadrature.gauss_radau(T, node).value.nan_to_num(nan=-torch.inf)
+    below = None
+    if lower is not None:
+        node = bounds.positive(lower, "lower", rows).unsqueeze(-1)
+        # A node within rounding of a Ritz value has no rule: nothing is known of the lower end.
+        below = quadrature.gauss_radau(T, node).value.nan_to_num(nan=-torch.inf)
+    values = attach(
+        rule.value,
+        operator,
+        lambda: sensitivities.frechet(T),
+        factor=isinstance(T, Bidiagonal),
+    )
     return from_samples(
-        rule.value, num_matvecs=num_matvecs, lower=below, upper=rule.value, status=status
+        values, num_matvecs=num_matvecs, lower=below, upper=rule.value, status=status
     )

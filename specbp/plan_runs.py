@@ -158,18 +158,9 @@ def independent(T: Tridiagonal | Bidiagonal, n: int, dtype: torch.dtype) -> Foun
 
 
 def _nodes(T: Tridiagonal | Bidiagonal) -> tuple[Tensor, Tensor]:
-    """Nodes and weights (..., m, k) of the Gauss rules; zero weights where T is not finite."""
-    matrix = torch.diag_embed(T.diagonal) + torch.diag_embed(T.off_diagonal[..., :-1], offset=1)
-    finite = torch.isfinite(matrix.sum((-2, -1)))[..., None]
-    matrix = torch.where(finite[..., None], matrix, 0)
-    if isinstance(T, Bidiagonal):
-        _, sigma, right = torch.linalg.svd(matrix)
-        nodes, first = sigma**2, right[..., :, 0]
-    else:
-        nodes, vectors = torch.linalg.eigh(matrix, UPLO="U")
-        first = vectors[..., 0, :]
-    weights = T.norm_squared.unsqueeze(-1) * first**2
-    return nodes.masked_fill(~finite, torch.nan), weights
+    """Nodes and weights (..., m, k) of the Gauss rules; NaN where T is not finite."""
+    nodes, vectors = quadrature.ritz(T)
+    return nodes, T.norm_squared.unsqueeze(-1) * vectors[..., 0, :] ** 2
 
 
 def _extrapolated(T: Tridiagonal | Bidiagonal, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:

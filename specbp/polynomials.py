@@ -84,6 +84,41 @@ def taylor_coefficients(degree: int, upper: Tensor) -> Tensor:
     return torch.cat([upper.double().log().unsqueeze(-1), tail], -1)
 
 
+def check_degree(degree: int) -> None:
+    """Refuse a degree below 1.
+
+    Raises:
+        ValueError: If degree < 1.
+    """
+    if degree < 1:
+        raise ValueError(f"The degree of the polynomial must be at least 1, got {degree}.")
+
+
+def moving_interval(coefficients: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    r"""The coefficients of p on the interval as it is, when its ends a and b move p.
+
+    .. math:: \tilde c(a, b): \quad
+              \sum_k \tilde c_k T_k(x) = \sum_k c_k(a, b)\, T_k\bigl(\phi_{a,b}^{-1}(\phi(x))\bigr)
+
+    with φ the map of [-1, 1] to the interval, held fixed: c̃ = c, but differentiated with respect to
+    a and b it is the derivative of p, not of its coefficients in a moving basis.
+
+    Args:
+        coefficients: c, (..., m, d + 1), with the graph of a and b.
+        lower: a, shape (...).
+        upper: b, shape (...).
+    """
+    count = coefficients.shape[-1]
+    k = torch.arange(count, dtype=torch.float64, device=coefficients.device)
+    cosines = torch.cos(torch.outer(math.pi * (k + 0.5) / count, k))
+    a, b = (end.double()[..., None, None] for end in (lower, upper))
+    points = (a + (b - a) * (1 + cosines[:, 1]) / 2).detach()
+    angle = torch.acos((2 * points - a - b) / (b - a)).mT
+    values = (torch.cos(angle * k) @ coefficients.mT).mT
+    found = 2 / count * values @ cosines
+    return torch.cat([found[..., :1] / 2, found[..., 1:]], -1)
+
+
 def chebyshev_moments(
     A: LinearOperator, rows: Tensor, degree: int, lower: Tensor, upper: Tensor
 ) -> Moments:

@@ -93,21 +93,36 @@ def _positive(pivot: Tensor) -> Tensor:
     return torch.where(pivot > 0, pivot, torch.nan)
 
 
-def _rule(diagonal: Tensor, off: Tensor, norm_squared: Tensor, squared: bool) -> Rule:
-    matrix = torch.diag_embed(diagonal) + torch.diag_embed(off, offset=1)
-    finite = torch.isfinite(matrix.sum((-2, -1)))
-    if not bool(finite.all()):
-        # LAPACK raises on NaN: such probes get the identity here and NaN below.
-        identity = torch.diag_embed(torch.ones_like(diagonal))
-        matrix = torch.where(finite[..., None, None], matrix, identity)
+def ritz(T: Tridiagonal | Bidiagonal) -> tuple[Tensor, Tensor]:
+    """Ritz values (..., m, k) and the vectors of T, or the right ones of B, (..., m, k, k).
+
+    NaN where T is not finite: LAPACK would raise.
+    """
+    matrix = torch.diag_embed(T.diagonal) + torch.diag_embed(T.off_diagonal[..., :-1], offset=1)
+    return _ritz(matrix, isinstance(T, Bidiagonal))[:2]
+
+
+def _ritz(matrix: Tensor, squared: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes, vectors and logarithms of the nodes, from the upper triangle."""
+    finite = torch.isfinite(matrix.sum((-2, -1)))[..., None]
+    whole = bool(finite.all())
+    if not whole:
+        matrix = torch.where(finite[..., None], matrix, torch.eye(matrix.shape[-1]).to(matrix))
     if squared:
         _, sigma, right = torch.linalg.svd(matrix)
-        nodes, first, logs = sigma**2, right[..., :, 0], 2 * sigma.log()
+        nodes, vectors, logs = sigma**2, right.mT, 2 * sigma.log()
     else:
         nodes, vectors = torch.linalg.eigh(matrix, UPLO="U")
-        first, logs = vectors[..., 0, :], nodes.log()
-    weights = first**2
+        logs = nodes.log()
+    if not whole:
+        nodes, logs = (t.masked_fill(~finite, torch.nan) for t in (nodes, logs))
+    return nodes, vectors, logs
+
+
+def _rule(diagonal: Tensor, off: Tensor, norm_squared: Tensor, squared: bool) -> Rule:
+    matrix = torch.diag_embed(diagonal) + torch.diag_embed(off, offset=1)
+    nodes, vectors, logs = _ritz(matrix, squared)
+    weights = vectors[..., 0, :] ** 2
     # Filler nodes of a closed space weigh nothing: 0 · log must not become NaN.
-    terms = torch.where(weights == 0, 0, weights * logs)
-    value = (norm_squared * terms.sum(-1)).masked_fill(~finite, torch.nan)
-    return Rule(value, nodes.amin(-1), nodes.amax(-1))
+    terms = torch.where((weights == 0) & ~torch.isnan(nodes), 0, weights * logs)
+    return Rule(norm_squared * terms.sum(-1), nodes.amin(-1), nodes.amax(-1))

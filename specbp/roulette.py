@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from specbp import sensitivities
 from specbp.degree_laws import DegreeLaw, log_rho
+from specbp.differentiable import Sensitivity, attach
 from specbp.estimate import Estimate, from_samples, untruncated
 from specbp.operators import CountingOperator, as_operator, check_probes, check_square, product
 from specbp.polynomials import growth_status
@@ -68,15 +70,21 @@ def randomised_chebyshev_logdet(
     law = law.to(rows.device)
     N = _degrees(law, degrees, rows)
     block = _Block(N, len(A.shape) - 2)
-    seen = _expand(A, block, rows, law)
+    with torch.no_grad():
+        seen = _expand(A, block, rows, law)
     a, b = (block.spread(end) for end in law.interval)
     slack = _truncation(a, b, block.degrees) * seen.norm_squared
     amplified = (b + a) / (b - a)
     status = growth_status(seen.growth, seen.asymmetry, block.degrees, A.dtype, amplified)
     # Replicates that A does not tell apart were folded into one block.
     share = rows.shape[-2] / block.degrees.shape[-1]
+
+    def derivative() -> Sensitivity:
+        a, b = law.interval
+        return sensitivities.chebyshev(A.operator, rows, _taken(law, N), a, b)
+
     found = from_samples(
-        block.restored(seen.value),
+        attach(block.restored(seen.value), A, derivative),
         num_matvecs=A.num_matvecs * share,
         lower=block.restored(seen.plain - slack),
         upper=block.restored(seen.plain + slack),
@@ -183,6 +191,14 @@ class _Sums:
         taken = torch.nn.functional.pad(taken, (0, self.plain.shape[-1] - count))
         self.plain = self.plain + self.block.spread(self.series[..., j]) * taken
         self.weighted = self.weighted + self.block.spread(self.unbiased[..., j]) * taken
+
+
+def _taken(law: DegreeLaw, degrees: Tensor) -> Tensor:
+    """Coefficients b_j / P(N ≥ j), j ≤ N, of every probe, (..., m, d + 1), d the largest degree."""
+    b, S = law.coefficients, law.probabilities
+    j = torch.arange(max(2, int(degrees.max()) + 1), device=b.device)
+    unbiased = torch.where(S > 0, b / S, 0)[..., j.clamp_max(b.shape[-1] - 1)].unsqueeze(-2)
+    return torch.where(j <= degrees.unsqueeze(-1).to(b.device), unbiased, 0).detach()
 
 
 def _first(scalar: Tensor, count: int, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specbp.differentiable import Sensitivity, attach
 from specbp.estimate import Estimate, from_samples, untruncated
 from specbp.operators import CountingOperator, as_operator, check_probes, check_square, product
 
@@ -38,5 +39,11 @@ def hutchinson_trace(A: Any, probes: Tensor) -> Estimate:
     A = CountingOperator(as_operator(A))
     check_square(A)
     rows = check_probes(A, probes)
-    samples = torch.linalg.vecdot(rows, product(A, rows))
+    with torch.no_grad():
+        samples = torch.linalg.vecdot(rows, product(A, rows))
+
+    def derivative() -> Sensitivity:
+        return Sensitivity(torch.ones_like(samples.double()).unsqueeze(-1), rows.unsqueeze(-2))
+
+    samples = attach(samples.double(), A, derivative)
     return untruncated(from_samples(samples, num_matvecs=A.num_matvecs))

@@ -15,6 +15,7 @@ from specbp.jacobian.checks import check_arguments, check_block
 from specbp.jacobian.derivative import Derivative
 from specbp.jacobian.primal import Primal, plain_evaluation, state
 from specbp.jacobian.products import METHODS, AutoProducts, Products
+from specbp.jacobian.recorded import RecordedMetric
 
 CACHE_BYTES = 2**26  # working memory of a block on the CPU: more falls out of the cache, slower
 DEVICE_BYTES = 2**30  # the same on other devices
@@ -221,6 +222,13 @@ class Jacobian:
         if self._source is not None:
             total.append(at_points.reshape(self._source.shape))
         return tuple(total)
+
+    def recorded_metric(self) -> RecordedMetric:
+        """JᵀJ with products that keep their graph, for reverse mode through a recurrence."""
+        z = self._primal.z if self._source is None else self._source
+        return RecordedMetric(
+            self._primal.f, z.reshape(*self._batch, *self._event), len(self._batch)
+        )
 
     def _multiply(self, X: Tensor, *, adjoint: bool) -> Tensor:
         N, n = self.shape[-2:]

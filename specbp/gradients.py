@@ -1,0 +1,134 @@
+r"""Log-determinants whose gradient is another estimator than that of their value.
+
+The other estimators carry the derivative of what they compute (see `sensitivities`). Here stand the
+paper's, which differentiates through the recurrence and keeps all of it, as a baseline; and those
+that solve, d log det A = tr A⁻¹ dA.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specbp import bounds, polynomials, quadrature
+from specbp.differentiable import Sensitivity, attach
+from specbp.estimate import Estimate, from_samples
+from specbp.jacobian import Jacobian, JacobianMetric
+from specbp.krylov import Tridiagonal
+from specbp.operators import CountingOperator, as_operator, check_probes, check_square
+from specbp.solvers import cg
+
+
+def backprop_logdet(
+    A: Any,
+    probes: Tensor,
+    *,
+    degree: int,
+    interval: tuple[float | Tensor, float | Tensor],
+) -> Estimate:
+    r"""log det A by Chebyshev expansion, differentiated by reverse mode through its recurrence.
+
+    .. math:: x^\top p(A) x = \sum_{k=0}^d c_k\, x^\top w_k, \qquad
+              w_{k+1} = 2 M w_k - w_{k-1}, \quad M = \frac{2A - (a+b) I}{b - a}
+
+    The paper's own way, kept as the baseline that `chebyshev_logdet` is measured against: the same
+    polynomial with the same gradient, but d products instead of ⌈d/2⌉, and every one of them keeps
+    its activations until `backward`: memory grows with d m.
+
+    Args:
+        A: Symmetric positive definite tensor (..., n, n) or `JacobianMetric` of a `Jacobian`,
+            float32 or float64; an operator whose `@` records a graph.
+        probes: (..., n, m), of A's dtype and device.
+        degree: Degree d ≥ 1; d products for each probe.
+        interval: (a, b) with 0 < a ≤ λ_min and λ_max ≤ b, each (...).
+
+    Raises:
+        TypeError: If dtypes differ.
+        ValueError: If degree < 1, the interval is empty or not positive, or shapes do not fit.
+
+    Source: Ramesh & LeCun (2018), arXiv:1806.00499, Algorithm 1.
+    """
+    polynomials.check_degree(degree)
+    counted = CountingOperator(as_operator(_recording(A)))
+    check_square(counted)
+    x = check_probes(counted, probes)
+    a, b = bounds.interval(*interval, x)
+    c = polynomials.chebyshev_coefficients(degree, a, b).unsqueeze(-2)
+    slope, offset = ((t.to(x)[..., None, None]) for t in (2 / (b - a), (b + a) / (b - a)))
+    before, w = x, slope * (counted @ x.mT).mT - offset * x
+    forms = [torch.linalg.vecdot(x, before), torch.linalg.vecdot(x, w)]
+    for _ in range(1, degree):
+        before, w = w, 2 * (slope * (counted @ w.mT).mT - offset * w) - before
+        forms.append(torch.linalg.vecdot(x, w))
+    values = (torch.stack(forms, -1).double() * c).sum(-1)
+    return from_samples(values, num_matvecs=counted.num_matvecs)
+
+
+def solve_logdet(
+    A: Any, probes: Tensor, *, rtol: float = 1e-6, max_steps: int | None = None
+) -> Estimate:
+    r"""log det A with the gradient of one solve for each probe, by conjugate gradients.
+
+    .. math:: d \log\det A = \mathbb{E}\, (A^{-1} x)^\top dA\, x, \qquad
+              \log\det A = \mathbb{E}\, x^\top \log(A)\, x
+
+    The value is Gauss quadrature with the Lanczos coefficients of the same conjugate gradients. The
+    gradient is unbiased up to `rtol`, whatever the spectrum, but noisier than Fréchet derivatives:
+    entries of dA in the eigenbasis of A are weighted by the harmonic instead of the logarithmic
+    mean of their eigenvalues.
+
+    Args:
+        A: Symmetric positive definite operator or tensor (..., n, n), float32 or float64.
+        probes: (..., n, m), of A's dtype and device.
+        rtol: Relative residual |x − A y| / |x| at which a solve ends.
+        max_steps: Most steps of a solve; as in `solvers.cg`.
+
+    Raises:
+        TypeError: If dtypes differ.
+        ValueError: If rtol or max_steps are not positive, or shapes do not fit.
+
+    A solve that ends before its tolerance makes the status `UNCONVERGED`: a warning.
+
+    Source: Gardner, Pleiss, Bindel, Weinberger & Wilson (2018), arXiv:1809.11165; Caterini,
+    Loaiza-Ganem, Pleiss & Cunningham (2021), arXiv:2106.01413.
+    """
+    A = CountingOperator(as_operator(A))
+    check_square(A)
+    rows = check_probes(A, probes)
+    solved = cg(A, rows, rtol=rtol, max_steps=max_steps)
+    assert solved.diagonal is not None  # `cg` returns them
+    assert solved.off_diagonal is not None
+    T = Tridiagonal(
+        solved.diagonal,
+        solved.off_diagonal,
+        norm_squared=rows.double().square().sum(-1),
+        closed=solved.converged,
+        basis=rows.new_empty(0),
+        asymmetry=torch.zeros_like(solved.residual),
+    )
+
+    def inverse() -> Sensitivity:
+        # sym(y xᵀ) = ¼ (y/c + c x)(…)ᵀ − ¼ (y/c − c x)(…)ᵀ, c the balance of their lengths.
+        y, x = solved.X, rows
+        c = (_length(y) / _length(x)).sqrt()
+        ends = torch.stack([y / c + c * x, y / c - c * x], -2)
+        weights = torch.tensor([0.25, -0.25], dtype=torch.float64, device=x.device)
+        return Sensitivity(weights.expand(ends.shape[:-1]), ends)
+
+    rule = quadrature.gauss(T)
+    values = attach(rule.value, A, inverse)
+    return from_samples(values, num_matvecs=A.num_matvecs, status=solved.status)
+
+
+def _length(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+
+
+def _recording(A: Any) -> Any:
+    """The operator whose products keep their graph."""
+    J = getattr(A, "J", None)
+    if isinstance(A, JacobianMetric) and isinstance(J, Jacobian):
+        return J.recorded_metric()
+    return A
