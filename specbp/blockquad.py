@@ -18,11 +18,11 @@ from specbp.block import BlockKrylov, block_golub_kahan, block_lanczos
 from specbp.block_rules import (
     Spectrum,
     extrapolated,
-    positive,
     radau_forms,
     spectrum,
-    squared,
 )
+from specbp.cross_fitting import GROUPS, Fold, folds, sensitivity
+from specbp.differentiable import attach
 from specbp.estimate import FAILURES, Estimate, Status, from_samples
 from specbp.operators import (
     CountingOperator,
@@ -32,9 +32,6 @@ from specbp.operators import (
     check_steps,
     check_tall,
 )
-
-GROUPS = 5
-LEAK = 512  # of √n eps |A|: the rounding of T as it is amplified within a Krylov space
 
 
 def block_slq_logdet(
@@ -81,8 +78,9 @@ def block_slq_logdet(
         TypeError: If dtypes differ.
         ValueError: If shapes, devices, num_steps or groups do not fit.
 
-    The value carries no gradient. A failed item (negative Ritz value, NaN, asymmetry) is NaN with a
-    status.
+    Where A is differentiable, so is the value: by the Fréchet derivatives of these logarithms,
+    `specbp.cross_fitting.sensitivity`. A failed item (negative Ritz value, NaN, asymmetry) is NaN
+    with a status.
 
     Source: block quadrature: Golub & Meurant (2010); bounds and their average: Zimmerling, Druskin
     & Simoncini (2024), arXiv:2407.21505; leave-one-out: Epperly, Tropp & Webber (2024),
@@ -101,7 +99,7 @@ def block_slq_logdet(
     check_steps(num_steps, check_square(A))
     rows = check_probes(A, probes)
     K = block_lanczos(A, rows, num_steps)
-    return estimate(K, rows, A.num_matvecs, lower, groups, extrapolate)
+    return estimate(A, K, rows, A.num_matvecs, lower, groups, extrapolate)
 
 
 def block_golub_kahan_logdet(
@@ -141,10 +139,11 @@ def block_golub_kahan_logdet(
     J = CountingOperator(J)
     rows = check_probes(J, probes)
     K = block_golub_kahan(J, rows, num_steps, follow=lower is not None)
-    return estimate(K, rows, J.num_gram_matvecs, lower, groups, extrapolate)
+    return estimate(J, K, rows, J.num_gram_matvecs, lower, groups, extrapolate)
 
 
 def estimate(
+    operator: Any,
     K: BlockKrylov,
     rows: Tensor,
     num_matvecs: float,
@@ -167,8 +166,15 @@ def estimate(
     shift = (bias.unsqueeze(-1) + moves) * extrapolate
     full = K.rank == n
     value = torch.where(full.unsqueeze(-1), found.trace().unsqueeze(-1), samples)
+    # The gradient is one of all probes together: every sample brings it to their mean.
+    carrier = attach(
+        torch.zeros_like(bias).unsqueeze(-1),
+        operator,
+        lambda: sensitivity(K, groups, rows),
+        factor=K.squared,
+    )
     result = from_samples(
-        value - shift.masked_fill(full.unsqueeze(-1), 0),
+        value - shift.masked_fill(full.unsqueeze(-1), 0) + carrier,
         num_matvecs=num_matvecs,
         lower=None if gap is None else value - gap,
         upper=value,
@@ -206,63 +212,20 @@ def _judged(K: BlockKrylov, dtype: torch.dtype) -> tuple[Spectrum, Tensor]:
 
 def _control_variates(K: BlockKrylov, forms: Tensor, groups: int, rows: Tensor) -> Tensor:
     """tr L_g − x_iᵀ L_g x_i for every probe, (..., s), g its group."""
-    (s, n), d = rows.shape[-2:], K.matrix.shape[-1]
     terms = torch.zeros_like(forms)
-    if s < 2:
-        return terms
-    T, coordinates = squared(K), torch.nn.functional.pad(K.start, (0, d - s))
-    for parts in _of_equal_size(s, groups, forms.device):
-        others = _complements(parts, s)
-        # Groups are one more dimension of the batch: (..., G, s', d).
-        starts = coordinates[..., others, :]
-        # T carries the rounding of products with A. Where the space of the others is closed, that
-        # alone would lead on, into the direction of x_i, of which L_g must know nothing.
-        rounding = LEAK * n**0.5 * torch.finfo(rows.dtype).eps
-        G = block_lanczos(Shared(T), starts, d // s, rounding=rounding)
-        terms[..., parts.flatten()] = _control_variate(G, coordinates, parts, others, n).flatten(-2)
+    for fold in folds(K, groups, rows):
+        terms[..., fold.parts.flatten()] = _control_variate(fold, rows.shape[-1]).flatten(-2)
     return terms
 
 
-def _of_equal_size(s: int, groups: int, device: torch.device) -> list[Tensor]:
-    """The probes 0 … s − 1 in groups: tensors (G, size), one for each size that occurs."""
-    split = torch.arange(s, device=device).tensor_split(min(groups, s))
-    sizes = sorted({len(group) for group in split})
-    return [torch.stack([g for g in split if len(g) == size]) for size in sizes]
-
-
-def _complements(parts: Tensor, s: int) -> Tensor:
-    """All other probes for each group (G, size), (G, s − size)."""
-    every = torch.arange(s, device=parts.device)
-    return torch.stack([every[~torch.isin(every, part)] for part in parts])
-
-
-class Shared:
-    """A small matrix (..., d, d) that multiplies blocks (..., G, d, m) without copies of itself."""
-
-    def __init__(self, matrix: Tensor):
-        self.matrix = matrix
-
-    shape = property(lambda self: self.matrix.shape)
-    dtype = property(lambda self: self.matrix.dtype)
-    device = property(lambda self: self.matrix.device)
-
-    def __matmul__(self, X: Tensor) -> Tensor:
-        G, d, m = X.shape[-3:]
-        rows = X.mT.reshape(*X.shape[:-3], G * m, d)
-        return (rows @ self.matrix.mT).view(*X.shape[:-3], G, m, d).mT
-
-
-def _control_variate(
-    G: BlockKrylov, coordinates: Tensor, parts: Tensor, others: Tensor, n: int
-) -> Tensor:
+def _control_variate(fold: Fold, n: int) -> Tensor:
     """tr L_g − x_iᵀ L_g x_i for the probes of equally large groups, (..., G, size)."""
     # A function of the others' data with a known trace: any will do, and so will this floor.
-    known = positive(G.matrix, G.kept)
-    own, seen = (coordinates[..., index, :] @ G.basis.mT for index in (parts, others))
-    trace, left = known.trace(), n - G.rank
+    known, own, seen = fold.spectrum(), fold.inside(fold.parts), fold.inside(fold.others)
+    trace, left = known.trace(), n - fold.space.rank
     # The others lie within their space: their mean form estimates tr log A independently of x_i.
     level = (known.forms(seen).mean(-1) - trace) / left.clamp_min(1) * (left > 0)
-    rest = coordinates[..., parts, :].square().sum(-1) - own.square().sum(-1)
+    rest = fold.coordinates[..., fold.parts, :].square().sum(-1) - own.square().sum(-1)
     inside = trace.unsqueeze(-1) - known.forms(own)
     return inside + level.unsqueeze(-1) * (left.unsqueeze(-1) - rest)
 

@@ -90,14 +90,16 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        _, ctx.operator, ctx.sensitivity, ctx.factor, *tensors = inputs
+        samples, ctx.operator, ctx.sensitivity, ctx.factor, *tensors = inputs
+        ctx.poison = torch.where(torch.isfinite(samples), 0, torch.nan)
         ctx.save_for_backward(*tensors)  # so that autograd refuses those that were modified
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         _ = ctx.saved_tensors
-        grads = gradients(ctx.operator, ctx.sensitivity(), grad, factor=ctx.factor)
+        # A sample that failed has no gradient: NaN says so, where zero would be believed.
+        grads = gradients(ctx.operator, ctx.sensitivity(), grad + ctx.poison, factor=ctx.factor)
         return None, None, None, None, *grads
 
 

@@ -60,7 +60,7 @@ def qr_logdet(J: Any, *, max_bytes: int | None = None) -> Estimate:
         # (JᵀJ)⁻¹ = R⁻¹ R⁻ᵀ, and J R⁻¹ = Q: nothing is squared.
         return _columns(_inverse(R, upper=True).mT, J.dtype)
 
-    value = _with_inverse(value, J, inverse, factor=True)
+    value = with_inverse(value, J, inverse, factor=True)
     return without_probes(value, num_matvecs=n / 2, status=status)
 
 
@@ -92,7 +92,7 @@ def cholesky_logdet(A: Tensor) -> Estimate:
     def inverse() -> Sensitivity:
         return _columns(_inverse(L, upper=False), A.dtype)
 
-    value = _with_inverse(value, as_operator(A), inverse)
+    value = with_inverse(value, as_operator(A), inverse)
     return without_probes(value, num_matvecs=0, status=status)
 
 
@@ -117,12 +117,7 @@ def eigenvalue_logdet(A: Tensor) -> Estimate:
     singular, negative = smallest.abs() <= floor, smallest < -floor
     value = eigenvalues.log().sum(-1).masked_fill(singular, -torch.inf)
     status = singular * int(Status.SINGULAR) | negative * int(Status.NEGATIVE_RITZ)
-
-    def inverse() -> Sensitivity:
-        nodes, vectors = torch.linalg.eigh(A.detach())
-        return Sensitivity(1 / nodes.double().unsqueeze(-2), vectors.mT.unsqueeze(-3))
-
-    value = _with_inverse(value, as_operator(A), inverse)
+    value = with_inverse(value, as_operator(A), lambda: inverse_of(A.detach()))
     return without_probes(value, num_matvecs=0, status=status)
 
 
@@ -145,12 +140,18 @@ def _inverse_norm(T: Tensor, *, upper: bool) -> Tensor:
     return torch.linalg.matrix_norm(_inverse(T, upper=upper))
 
 
+def inverse_of(A: Tensor) -> Sensitivity:
+    """A⁻¹ from the eigenpairs of an explicit matrix (..., n, n)."""
+    nodes, vectors = torch.linalg.eigh(A)
+    return Sensitivity(1 / nodes.double().unsqueeze(-2), vectors.mT.unsqueeze(-3))
+
+
 def _columns(rows: Tensor, dtype: torch.dtype) -> Sensitivity:
     """G = Σ_r y_r y_rᵀ for the rows y of (..., n, n)."""
     return Sensitivity(torch.ones_like(rows[..., None, :, 0]), rows.unsqueeze(-3).to(dtype))
 
 
-def _with_inverse(
+def with_inverse(
     value: Tensor, operator: Any, inverse: Callable[[], Sensitivity], *, factor: bool = False
 ) -> Tensor:
     """The value (...) with the exact gradient, G = A⁻¹."""

@@ -151,12 +151,12 @@ class Estimate:
         """
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
-        below, above = self.lower, self.upper
+        below, above, value = self.lower, self.upper, self.value.detach()
         if self.truncation is not None:
-            below = torch.maximum(below, self.value - self.truncation)
-            above = torch.minimum(above, self.value + self.truncation)
+            below = torch.maximum(below, value - self.truncation)
+            above = torch.minimum(above, value + self.truncation)
         # A value beyond its own bracket (rounding) still belongs to the interval.
-        below, above = torch.minimum(below, self.value), torch.maximum(above, self.value)
+        below, above = torch.minimum(below, value), torch.maximum(above, value)
         half = self._quantile((above - below) / self.standard_error, confidence)
         half = half * self.standard_error
         return Interval(below - half, above + half)
@@ -199,7 +199,7 @@ class Estimate:
                 f"Estimate of shape {tuple(self.value.shape)}, {self.num_matvecs:g} products each"
             )
         error = float(self.standard_error)
-        text = f"{float(self.value):.4f}" + (f" ± {error:.4f}" if error == error else "")
+        text = f"{float(self.value.detach()):.4f}" + (f" ± {error:.4f}" if error == error else "")
         flags = Status(int(self.status))
         return text + (f" [{flags!r}]" if flags & ~Status.INVARIANT_SUBSPACE else "")
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from specbp.differentiable import inputs_of
 from specbp.jacobian import Jacobian
 from specbp.operators import Dense
 
@@ -22,6 +23,8 @@ EIGEN_FLOPS = 1.2e4
 SETUP = 2500.0  # of an estimate: rules, statuses, bookkeeping
 STEP = 300.0  # of a step beside its product, each side of J counted
 SHARED_SETUP, SHARED_STEP = 8000.0, 2200.0  # the same where probes share a space …
+PULL = 4.0  # times a column of J, for one of its derivative: a graph, and back through it
+KEPT = 8  # vectors that remain of a probe's derivative, whatever its steps
 CUBIC = 4e-3  # … whose small matrices take this times its dimension cubed
 
 
@@ -67,6 +70,7 @@ class Costs:
         call: Of one product, beside its columns.
         column: Of one column of a product.
         exact: Of the cheapest exact answer; infinite where memory or budget forbid it.
+        pull: Of one column of the derivative; 0 where no gradient is wanted.
     """
 
     n: int
@@ -75,6 +79,7 @@ class Costs:
     call: float
     column: float
     exact: float
+    pull: float = 0.0
 
     def of(self, shape: Shape, done: Shape | None = None) -> float:
         """Of an estimate; only of what is new where it goes on from `done`."""
@@ -83,9 +88,11 @@ class Costs:
         if not shape.shared:
             batches = 1 if done is None or shape.probes == done.probes else 2
             calls = shape.num_steps * self.sides * (STEP + (batches - 1) * self.call)
+            spent += self.pull * min(shape.num_steps, KEPT) * shape.probes
             return spent + SETUP + batches * calls + self._orthogonal(shape)
         d = min(shape.num_probes * shape.num_steps, self.n)
         algebra = CUBIC * self.items * shape.num_blocks * d**3
+        spent += self.pull * shape.num_blocks * d
         return spent + SHARED_SETUP + shape.num_steps * SHARED_STEP + algebra
 
     def _orthogonal(self, shape: Shape) -> float:
@@ -112,8 +119,11 @@ def costs_of(operator: Any, *, factor: bool, affordable: bool) -> Costs:
         column = items * 2 * N * n / FLOPS
     algebra = CALL + items * _flops(operator, factor)
     products = 0 if isinstance(operator, Dense) else n * column
-    exact = products + algebra if affordable else math.inf
-    return Costs(n, 2 if factor else 1, items, call, column, exact)
+    # Of an explicit matrix the gradient is one more product of small matrices.
+    wanted = inputs_of(operator) and not isinstance(operator, Dense)
+    pull = PULL * column if wanted else 0.0
+    exact = products + n * pull + algebra if affordable else math.inf
+    return Costs(n, 2 if factor else 1, items, call, column, exact, pull)
 
 
 def _flops(operator: Any, factor: bool) -> float:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from specbp import block_rules, blockquad, quadrature
+from specbp import block_rules, blockquad, quadrature, sensitivities
 from specbp.block import block_golub_kahan, block_lanczos
+from specbp.differentiable import attach
 from specbp.estimate import Estimate, from_samples
 from specbp.krylov import Bidiagonal, Tridiagonal, golub_kahan, lanczos
 from specbp.operators import CountingOperator
@@ -109,7 +110,7 @@ class Batch:
     def _in_shared(self, num_steps: int) -> Found:
         run: Any = block_golub_kahan if self.factor else block_lanczos
         K = run(self.replay, self.rows, num_steps)
-        found = blockquad.estimate(K, self.rows, self.products)
+        found = blockquad.estimate(self.counted, K, self.rows, self.products)
         known, s = block_rules.spectrum(K), self.rows.shape[-2]
         weights = (K.start @ known.vectors[..., :s, :]).square().sum(-2) / s
         size = (weights * known.nodes.log().abs()).nan_to_num(0).sum(-1)
@@ -118,7 +119,14 @@ class Batch:
     def _in_own(self, num_steps: int) -> Found:
         run: Any = golub_kahan if self.factor else lanczos
         T = run(self.replay, self.rows, num_steps)
-        return independent(T, self.rows.shape[-1], self.rows.dtype)
+        found = independent(T, self.rows.shape[-1], self.rows.dtype)
+        samples = attach(
+            found.estimate.samples,
+            self.counted,
+            lambda: sensitivities.frechet(T),
+            factor=self.factor,
+        )
+        return found._replace(estimate=replace(found.estimate, samples=samples))
 
 
 def independent(T: Tridiagonal | Bidiagonal, n: int, dtype: torch.dtype) -> Found:

@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 
-from specbp.direct import cholesky_logdet, eigenvalue_logdet, qr_logdet
+from specbp.direct import (
+    cholesky_logdet,
+    eigenvalue_logdet,
+    inverse_of,
+    qr_logdet,
+    with_inverse,
+)
 from specbp.estimate import Estimate, Status, without_probes
 from specbp.jacobian import Jacobian, JacobianMetric
 from specbp.operators import Dense, as_operator, check_square, check_tall
@@ -92,6 +98,8 @@ def _multiplied(op: Any) -> Estimate:
     skew = gap > torch.finfo(op.dtype).eps ** 0.5 * A.abs().amax((-2, -1))
     finite = torch.isfinite(A).all(-1).all(-1)
     identity = torch.eye(op.shape[-1], dtype=op.dtype, device=op.device)
-    found = eigenvalue_logdet(torch.where(finite[..., None, None], (A + A.mT) / 2, identity))
+    A = torch.where(finite[..., None, None], (A + A.mT) / 2, identity).detach()
+    found = eigenvalue_logdet(A)
     status = skew * int(Status.NONSYMMETRIC) | ~finite * int(Status.NONFINITE) | found.status
-    return without_probes(found.value, num_matvecs=float(op.shape[-1]), status=status)
+    value = with_inverse(found.value, op, lambda: inverse_of(A))
+    return without_probes(value, num_matvecs=float(op.shape[-1]), status=status)

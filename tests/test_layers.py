@@ -38,6 +38,7 @@ LAYERS = [
     "multilevel",
     "block",
     "block_rules subspace",
+    "cross_fitting",
     "blockquad deflation",
     "deflated_chebyshev",
     "density_estimate",
