@@ -183,7 +183,7 @@ def estimate(
     return replace(
         result,
         standard_error=_inflated(result.standard_error, K, s).masked_fill(full & result.ok, 0),
-        lower=torch.where(full & result.ok, result.value, result.lower),
+        lower=torch.where(full & result.ok, result.value.detach(), result.lower),
         truncation=(rest if extrapolate else rest + bias).masked_fill(full, 0),
         freedom=((s - 1) / (1 + K.rank.double() / n)).clamp_min(1),
     )

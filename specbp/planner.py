@@ -325,8 +325,9 @@ def _half_width(found: Estimate, confidence: float) -> Tensor:
     That is never less than `Estimate.interval`, whose quantile takes more time than a step.
     """
     assert found.truncation is not None
-    above = torch.minimum(found.upper - found.value, found.truncation).clamp_min(0)
-    below = torch.minimum(found.value - found.lower, found.truncation).clamp_min(0)
+    value = found.value.detach()
+    above = torch.minimum(found.upper - value, found.truncation).clamp_min(0)
+    below = torch.minimum(value - found.lower, found.truncation).clamp_min(0)
     quantile = -float(special.stdtrit(found.freedom, (1 - confidence) / 2))
     return torch.maximum(above, below) + quantile * found.standard_error
 

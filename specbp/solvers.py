@@ -174,6 +174,7 @@ class _Spaces:
     def step(self, images: Tensor) -> None:
         """One step along P, `images` those of P under A; of length zero where not active."""
         M, inverse = self._curvature(images)
+        # What has failed stays finite, so that no operator is ever given NaN.
         images = torch.where(self.active[..., None, None], images, 0)
         along = inverse @ _inner(self.P, self.Q)
         self.X += (self.C @ along.mT).to(self.X.dtype) @ self.P
@@ -201,7 +202,7 @@ class _Spaces:
         self._fail(negative, Status.NEGATIVE_RITZ)
         self.flat |= self.active & ~curved.all(-1)
         self.active = self.active & curved.any(-1)
-        weights = torch.where(curved & self.active.unsqueeze(-1), 1 / ritz, 0)
+        weights = torch.where(curved, 1 / ritz, 0)
         return M, (vectors * weights.unsqueeze(-2)) @ vectors.mT
 
     def _fail(self, where: Tensor, flag: Status) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specbp.operators import LinearOperator, product
+from specbp.operators import LinearOperator, as_operator, product
 
 
 class ShiftedOperator:
     """A + shift·I."""
 
     def __init__(self, operator: LinearOperator, shift: float | Tensor):
-        self.operator, self.shift = operator, shift
+        self.operator, self.shift = as_operator(operator), shift
 
     shape = property(lambda self: self.operator.shape)
     dtype = property(lambda self: self.operator.dtype)
@@ -39,7 +39,7 @@ class ScaledOperator:
     """scale·A, or scale·J with its adjoint."""
 
     def __init__(self, operator: LinearOperator, scale: float | Tensor):
-        self.operator, self.scale = operator, scale
+        self.operator, self.scale = as_operator(operator), scale
 
     shape = property(lambda self: self.operator.shape)
     dtype = property(lambda self: self.operator.dtype)

@@ -21,7 +21,7 @@ LAYERS = [
     "probes",
     "matrices datasets",
     "jacobian",
-    "differentiable",
+    "differentiable functional",
     "krylov",
     "solvers",
     "polynomials",

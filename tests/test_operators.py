@@ -10,8 +10,6 @@ from specbp.operators import (
     Dense,
     LinearOperator,
     RectangularOperator,
-    ScaledOperator,
-    ShiftedOperator,
     as_operator,
     check_probes,
     check_square,
@@ -65,26 +63,7 @@ def test_product_multiplies_rows():
     torch.testing.assert_close(product(A, rows), torch.einsum("bij,bmj->bmi", A, rows))
 
 
-def test_shifted_operator_adds_multiple_of_identity():
-    A, X = normal(2, 4, 4), normal(2, 4, 3, seed=1)
-    expected = A @ X + 0.7 * X
-    torch.testing.assert_close(ShiftedOperator(A, 0.7) @ X, expected, rtol=0, atol=1e-14)
-    shift = torch.tensor([0.5, 2.0], dtype=f64)[:, None, None]
-    torch.testing.assert_close(ShiftedOperator(A, shift) @ X, A @ X + shift * X)
-    assert ShiftedOperator(A, 0.7).shape == A.shape
-
-
-def test_scaled_operator_scales_product_and_adjoint():
-    J, X, Y = normal(6, 4), normal(4, 3, seed=1), normal(6, 3, seed=2)
-    scaled = ScaledOperator(J, -2.5)
-    torch.testing.assert_close(scaled @ X, -2.5 * (J @ X), rtol=0, atol=1e-14)
-    torch.testing.assert_close(scaled.mT @ Y, -2.5 * (J.mT @ Y), rtol=0, atol=1e-14)
-    torch.testing.assert_close(scaled.mT.mT @ X, scaled @ X)
-    assert scaled.shape == (6, 4)
-    assert scaled.mT.shape == (4, 6)
-
-
-@pytest.mark.parametrize("wrap", [Dense, CountingOperator, lambda A: ScaledOperator(A, 2.0)])
+@pytest.mark.parametrize("wrap", [Dense, CountingOperator])
 def test_wrappers_keep_shape_dtype_device_and_adjoint(wrap):
     J = normal(3, 6, 4, dtype=f32)
     operator = wrap(J)
@@ -92,7 +71,6 @@ def test_wrappers_keep_shape_dtype_device_and_adjoint(wrap):
     assert isinstance(operator, RectangularOperator)
     assert (operator.shape, operator.dtype, operator.device) == (J.shape, J.dtype, J.device)
     assert operator.mT.shape == (3, 4, 6)
-    assert isinstance(ShiftedOperator(J, 1.0), LinearOperator)
 
 
 def test_counting_counts_columns_once_for_each_item_of_a_batch():
