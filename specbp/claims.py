@@ -10,6 +10,8 @@ from torch import Tensor
 
 from specbp.estimate import Estimate
 
+Gradient = Literal["derivative", "frechet", "solve", "exact"]
+
 
 @dataclass(frozen=True)
 class Claims:
@@ -38,8 +40,12 @@ class Claims:
         exact_from: Whether m probes in general position (any n of them, or any m − 1, independent)
             make the value exact, as a function of (n, m, config), on a matrix whose eigenvalues
             are well apart; None if no number does.
-        differentiable: `torch.autograd` through the value gives the derivative of the estimate, its
-            probes and its interval held fixed.
+        gradient: What `torch.autograd` through the value gives, for each probe x and along dA:
+            "derivative", that of the value, with the probes and the interval held fixed, be it
+            given or found; "frechet", xᵀ L(A, dA) x with L the Fréchet derivative of log, in the
+            Krylov space of x: exact after n steps, and truncated before, not as the value is;
+            "solve", xᵀ A⁻¹ dA x up to the tolerance of the solver; "exact", tr A⁻¹ dA, where there
+            are no probes; None if it is no promise.
         gated: False for a method kept as a baseline, whose failures are shown and not judged.
     """
 
@@ -53,7 +59,7 @@ class Claims:
     min_probes: int = 1
     bar_probes: int = 2
     exact_from: Callable[[int, int, dict[str, Any]], bool] | None = None
-    differentiable: bool = False
+    gradient: Gradient | None = None
     gated: bool = True
 
     @property

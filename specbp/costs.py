@@ -21,6 +21,11 @@ def half_degree(_n: int, m: int, config: Config) -> float:
     return m * ((config["degree"] + 1) // 2)
 
 
+def degree(_n: int, m: int, config: Config) -> float:
+    """A recurrence that is differentiated, without doubling."""
+    return m * config["degree"]
+
+
 def steps(_n: int, m: int, config: Config) -> float:
     """Lanczos from every probe."""
     return m * config["num_steps"]

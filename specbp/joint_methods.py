@@ -148,7 +148,7 @@ JOINT_METHODS: tuple[Method, ...] = (
             matvecs=costs.random,
             bracket=("lower", "upper"),
             additive=False,
-            differentiable=True,
+            gradient="derivative",
         ),
         config={"mean_degree": 40},
         needs=("interval",),

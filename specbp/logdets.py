@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from specbp import bounds, polynomials, quadrature, sensitivities
-from specbp.differentiable import Sensitivity, attach
+from specbp.differentiable import Sensitivity, attach, inputs_of
 from specbp.estimate import Estimate, Status, from_samples
 from specbp.krylov import Bidiagonal, Tridiagonal, golub_kahan, lanczos
 from specbp.operators import (
@@ -233,7 +233,8 @@ def algorithm1_logdet(
     rows = check_probes(A, probes)
     a = bounds.positive(lower, "lower", rows)
     if not safe:
-        b = bounds.power_method(A, rows[..., 0, :], power_steps)
+        with torch.no_grad():  # the interval is held fixed
+            b = bounds.power_method(A, rows[..., 0, :], power_steps)
         values, _ = _expand(A, rows, degree, a, _above(a, b), polynomial)
         return from_samples(values, num_matvecs=A.num_matvecs)
     ritz, b = bounds.lanczos_interval(A, rows[..., 0, :], min(power_steps, n))
@@ -273,13 +274,14 @@ def _chebyshev(
     polynomials.check_degree(degree)
     kind = polynomials.chebyshev_series if series else polynomials.chebyshev_coefficients
     coefficients = kind(degree, a, b).unsqueeze(-2)
+    keep = bool(inputs_of(A))
     with torch.no_grad():
-        seen = polynomials.chebyshev_moments(A, rows, degree, a, b)
+        seen = polynomials.chebyshev_moments(A, rows, degree, a, b, keep=keep)
         values = (seen.moments * coefficients).sum(-1)
 
     def derivative() -> Sensitivity:
         fixed = coefficients.detach()
-        return sensitivities.chebyshev(A.operator, rows, fixed, a.detach(), b.detach())
+        return sensitivities.chebyshev(A.operator, seen.vectors, fixed, a.detach(), b.detach())
 
     values = attach(values, A, derivative)
     if coefficients.requires_grad:
@@ -293,12 +295,13 @@ def _taylor(
 ) -> tuple[Tensor, polynomials.Moments]:
     polynomials.check_degree(degree)
     coefficients = polynomials.taylor_coefficients(degree, upper).unsqueeze(-2)
+    keep = bool(inputs_of(A))
     with torch.no_grad():
-        seen = polynomials.taylor_moments(A, rows, degree, upper)
+        seen = polynomials.taylor_moments(A, rows, degree, upper, keep=keep)
         values = (seen.moments * coefficients).sum(-1)
 
     def derivative() -> Sensitivity:
-        return sensitivities.taylor(A.operator, rows, coefficients.detach(), upper.detach())
+        return sensitivities.taylor(A.operator, seen.vectors, coefficients.detach(), upper.detach())
 
     values = attach(values, A, derivative)
     if upper.requires_grad:  # dp/dα = (1 − λ/α)^d / α

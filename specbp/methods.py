@@ -6,7 +6,7 @@ in `joint_methods` if its probes act together.
 
 from __future__ import annotations
 
-from specbp import costs, direct, logdets, trace
+from specbp import costs, direct, gradients, logdets, trace
 from specbp.claims import Claims, Method
 from specbp.joint_methods import JOINT_METHODS
 
@@ -22,7 +22,7 @@ METHODS: dict[str, Method] = {
             estimand="logdet",
             summary="exact: n batched JVPs and QR of J",
             source="Golub & Van Loan 2013, 5.2",
-            claims=Claims("exact", matvecs=lambda n, _m, _c: n / 2),
+            claims=Claims("exact", matvecs=lambda n, _m, _c: n / 2, gradient="exact"),
         ),
         Method(
             name="cholesky",
@@ -31,7 +31,7 @@ METHODS: dict[str, Method] = {
             estimand="logdet",
             summary="exact, for an explicit matrix",
             source="Golub & Van Loan 2013, 4.2",
-            claims=Claims("exact", matvecs=lambda _n, _m, _c: 0),
+            claims=Claims("exact", matvecs=lambda _n, _m, _c: 0, gradient="exact"),
         ),
         Method(
             name="eigenvalues",
@@ -40,7 +40,7 @@ METHODS: dict[str, Method] = {
             estimand="logdet",
             summary="exact, for an explicit matrix; tells indefinite from singular",
             source="Golub & Van Loan 2013, 8",
-            claims=Claims("exact", matvecs=lambda _n, _m, _c: 0),
+            claims=Claims("exact", matvecs=lambda _n, _m, _c: 0, gradient="exact"),
         ),
         Method(
             name="golub_kahan",
@@ -49,7 +49,9 @@ METHODS: dict[str, Method] = {
             estimand="logdet",
             summary="Golub–Kahan quadrature on J; the default for JᵀJ, sound in float32",
             source="Golub & Kahan 1965",
-            claims=Claims("quadrature", matvecs=costs.steps, bracket=("lower", "upper")),
+            claims=Claims(
+                "quadrature", matvecs=costs.steps, bracket=("lower", "upper"), gradient="frechet"
+            ),
             config={"num_steps": 20},
             needs=("lower",),
         ),
@@ -60,7 +62,9 @@ METHODS: dict[str, Method] = {
             estimand="logdet",
             summary="stochastic Lanczos quadrature, Gauss–Radau bracket",
             source="Ubaru, Chen & Saad 2017",
-            claims=Claims("quadrature", matvecs=costs.steps, bracket=("lower", "upper")),
+            claims=Claims(
+                "quadrature", matvecs=costs.steps, bracket=("lower", "upper"), gradient="frechet"
+            ),
             config={"num_steps": 20},
             needs=("lower",),
         ),
@@ -75,7 +79,7 @@ METHODS: dict[str, Method] = {
                 "tr p(A)",
                 matvecs=costs.half_degree,
                 bracket=("lower", "upper"),
-                differentiable=True,
+                gradient="derivative",
             ),
             config={"degree": 40},
             needs=("interval",),
@@ -88,7 +92,7 @@ METHODS: dict[str, Method] = {
             summary="Taylor series at a known upper bound; over-estimates",
             source="Boutsidis et al. 2017",
             claims=Claims(
-                "tr p(A)", matvecs=costs.half_degree, bracket=("upper",), differentiable=True
+                "tr p(A)", matvecs=costs.half_degree, bracket=("upper",), gradient="derivative"
             ),
             config={"degree": 40},
             needs=("upper",),
@@ -100,7 +104,9 @@ METHODS: dict[str, Method] = {
             estimand="logdet",
             summary="Algorithm 1 of the paper, safe form: proves its interval or raises it",
             source="Ramesh & LeCun 2018",
-            claims=Claims("adaptive", matvecs=costs.algorithm1, additive=False),
+            claims=Claims(
+                "adaptive", matvecs=costs.algorithm1, additive=False, gradient="derivative"
+            ),
             config={"degree": 40, "power_steps": 10},
             needs=("lower",),
         ),
@@ -111,9 +117,36 @@ METHODS: dict[str, Method] = {
             estimand="logdet",
             summary="Algorithm 1 as printed: explodes when the power method stops short",
             source="Ramesh & LeCun 2018",
-            claims=Claims("adaptive", matvecs=costs.algorithm1, additive=False, gated=False),
+            claims=Claims(
+                "adaptive",
+                matvecs=costs.algorithm1,
+                additive=False,
+                gradient="derivative",
+                gated=False,
+            ),
             config={"degree": 40, "power_steps": 10, "safe": False},
             needs=("lower",),
+        ),
+        Method(
+            name="backprop",
+            estimate=gradients.backprop_logdet,
+            on="A",
+            estimand="logdet",
+            summary="the paper's gradient, kept as a baseline: reverse mode through the recurrence",
+            source="Ramesh & LeCun 2018",
+            claims=Claims("tr p(A)", matvecs=costs.degree, gradient="derivative"),
+            config={"degree": 40},
+            needs=("interval",),
+        ),
+        Method(
+            name="solve",
+            estimate=gradients.solve_logdet,
+            on="A",
+            estimand="logdet",
+            summary="Lanczos quadrature by conjugate gradients, whose solutions are the gradient",
+            source="Gardner et al. 2018",
+            claims=Claims("krylov", matvecs=costs.random, gradient="solve"),
+            config={"rtol": 1e-10},
         ),
         Method(
             name="hutchinson",
@@ -122,7 +155,7 @@ METHODS: dict[str, Method] = {
             estimand="trace",
             summary="tr A from one product a probe",
             source="Hutchinson 1990",
-            claims=Claims("tr A", matvecs=lambda _n, m, _c: m, differentiable=True),
+            claims=Claims("tr A", matvecs=lambda _n, m, _c: m, gradient="derivative"),
         ),
         *JOINT_METHODS,
     )

@@ -34,12 +34,14 @@ class Moments(NamedTuple):
             is.
         asymmetry: |xᵀ φ_k x by doubling − directly| / |x|² of the last vector, relative to the
             growth, (..., m): rounding if A = Aᵀ.
+        vectors: φ_0(A) x … φ_⌈d/2⌉(A) x, (..., m, n), if they were to be kept.
     """
 
     moments: Tensor
     growth: Tensor
     rayleigh: Tensor
     asymmetry: Tensor
+    vectors: tuple[Tensor, ...] = ()
 
 
 def chebyshev_coefficients(degree: int, lower: Tensor, upper: Tensor) -> Tensor:
@@ -120,7 +122,13 @@ def moving_interval(coefficients: Tensor, lower: Tensor, upper: Tensor) -> Tenso
 
 
 def chebyshev_moments(
-    A: LinearOperator, rows: Tensor, degree: int, lower: Tensor, upper: Tensor
+    A: LinearOperator,
+    rows: Tensor,
+    degree: int,
+    lower: Tensor,
+    upper: Tensor,
+    *,
+    keep: bool = False,
 ) -> Moments:
     r"""Moments xᵀ T_k(M) x with M = (2A − (a+b) I) / (b−a), ⌈d/2⌉ products.
 
@@ -130,6 +138,7 @@ def chebyshev_moments(
         degree: d ≥ 1.
         lower: a, shape (...).
         upper: b > a, shape (...).
+        keep: Whether to return the vectors.
     """
     slope = _as_rows(2 / (upper - lower), rows)
     offset = _as_rows((upper + lower) / (upper - lower), rows)
@@ -146,16 +155,20 @@ def chebyshev_moments(
             before, w = w, torch.addcmul(known, double_slope, product(A, w), value=sign)
             yield w
 
-    squares, across, last = _inner_products(vectors(), degree)
+    kept: list[Tensor] = []
+    squares, across, last = _inner_products(_kept(vectors(), kept, keep), degree)
     across, last = across * _signs(across), last * (-1) ** (len(across) // 2)
     even, odd = 2 * squares - squares[:1], 2 * across - across[:1]
     image = torch.cat([across[:1], (across[1:] + across[:-1]) / 2])
     raw = _moments(even, odd, last, image / squares[:-1], degree)
     scale, shift = slope.squeeze(-1).double(), offset.squeeze(-1).double()
-    return raw._replace(rayleigh=(raw.rayleigh + shift) / scale)
+    signed = tuple(-w if k // 2 % 2 else w for k, w in enumerate(kept))
+    return raw._replace(rayleigh=(raw.rayleigh + shift) / scale, vectors=signed)
 
 
-def taylor_moments(A: LinearOperator, rows: Tensor, degree: int, upper: Tensor) -> Moments:
+def taylor_moments(
+    A: LinearOperator, rows: Tensor, degree: int, upper: Tensor, *, keep: bool = False
+) -> Moments:
     """Moments xᵀ (I − A/upper)^k x, ⌈d/2⌉ products; shapes as in `chebyshev_moments`."""
     inverse = _as_rows(1 / upper, rows)
 
@@ -165,9 +178,18 @@ def taylor_moments(A: LinearOperator, rows: Tensor, degree: int, upper: Tensor) 
             yield w
             w = torch.addcmul(w, inverse, product(A, w), value=-1)
 
-    squares, across, last = _inner_products(vectors(), degree)
+    kept: list[Tensor] = []
+    squares, across, last = _inner_products(_kept(vectors(), kept, keep), degree)
     raw = _moments(squares, across, last, across / squares[:-1], degree)
-    return raw._replace(rayleigh=(1 - raw.rayleigh) / inverse.squeeze(-1).double())
+    found = (1 - raw.rayleigh) / inverse.squeeze(-1).double()
+    return raw._replace(rayleigh=found, vectors=tuple(kept))
+
+
+def _kept(vectors: Iterator[Tensor], kept: list[Tensor], keep: bool) -> Iterator[Tensor]:
+    for w in vectors:
+        if keep:
+            kept.append(w)
+        yield w
 
 
 def _inner_products(vectors: Iterator[Tensor], degree: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -81,7 +81,7 @@ def randomised_chebyshev_logdet(
 
     def derivative() -> Sensitivity:
         a, b = law.interval
-        return sensitivities.chebyshev(A.operator, rows, _taken(law, N), a, b)
+        return sensitivities.chebyshev(A.operator, [rows], _taken(law, N), a, b)
 
     found = from_samples(
         attach(block.restored(seen.value), A, derivative),

@@ -9,6 +9,8 @@ x in a Krylov space, where the sum becomes one over a few vectors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -56,7 +58,11 @@ def log_differences(nodes: Tensor) -> Tensor:
 
 
 def chebyshev(
-    A: LinearOperator, rows: Tensor, coefficients: Tensor, lower: Tensor, upper: Tensor
+    A: LinearOperator,
+    known: Sequence[Tensor],
+    coefficients: Tensor,
+    lower: Tensor,
+    upper: Tensor,
 ) -> Sensitivity:
     r"""Derivative of xᵀ p(A) x, p = Σ c_k T_k on [a, b], the interval held fixed: exact.
 
@@ -65,38 +71,43 @@ def chebyshev(
               w_i = T_i(M)\, x, \quad \epsilon_i = 2 - [i = 0]
 
     The adjoint of the recurrence in closed form: its vectors are combinations of those of the
-    recurrence itself, so that d − 1 products for each probe give all of them, and no backward
-    sweep is needed.
+    recurrence itself, so that d − 1 products for each probe give all of them, less those that are
+    known, and no backward sweep is needed.
 
     Args:
         A: Symmetric operator (..., n, n).
-        rows: Probes as rows (..., m, n).
+        known: The first vectors w_0, w_1 …, each (..., m, n); w_0 are the probes.
         coefficients: c, (..., m, d + 1), or (..., 1, d + 1) if all probes share them; float64.
         lower: a, shape (...).
         upper: b > a, shape (...).
 
     Derived from T_k[x, y] = Σ ε_i ε_j T_i(x) T_j(y) over i + j < k of the other parity.
     """
-    slope, offset = (_as_rows(t, rows) for t in (2 / (upper - lower), _centre(lower, upper)))
-    vectors = [rows]
-    for k in range(1, coefficients.shape[-1] - 1):
+    scalars = (2 / (upper - lower), (upper + lower) / (upper - lower))
+    slope, offset = (t.to(known[0])[..., None, None] for t in scalars)
+    degree = coefficients.shape[-1] - 1
+    vectors = list(known[:degree])
+    for k in range(len(vectors), degree):
         w = slope * product(A, vectors[-1]) - offset * vectors[-1]
         vectors.append(w if k == 1 else 2 * w - vectors[-2])
-    twice = torch.full((len(vectors),), 2.0, dtype=torch.float64, device=rows.device)
+    twice = torch.full((degree,), 2.0, dtype=torch.float64, device=coefficients.device)
     twice[0] = 1
     core = torch.outer(twice, twice) * _hankel(_tails(coefficients))
     return _in_span(core * (2 / (upper - lower)).double()[..., None, None, None], vectors)
 
 
-def taylor(A: LinearOperator, rows: Tensor, coefficients: Tensor, upper: Tensor) -> Sensitivity:
+def taylor(
+    A: LinearOperator, known: Sequence[Tensor], coefficients: Tensor, upper: Tensor
+) -> Sensitivity:
     r"""Derivative of xᵀ p(A) x, p = Σ c_k (1 − λ/α)^k, α held fixed; arguments as in `chebyshev`.
 
     .. math:: G = -\frac1\alpha \sum_{i+j < d} c_{i+j+1}\, w_i w_j^\top,
               \qquad w_i = (I - A/\alpha)^i\, x
     """
-    inverse = _as_rows(1 / upper, rows)
-    vectors = [rows]
-    for _ in range(1, coefficients.shape[-1] - 1):
+    inverse = (1 / upper).to(known[0])[..., None, None]
+    degree = coefficients.shape[-1] - 1
+    vectors = list(known[:degree])
+    for _ in range(len(vectors), degree):
         vectors.append(vectors[-1] - inverse * product(A, vectors[-1]))
     core = _hankel(coefficients[..., 1:])
     return _in_span(core * (-1 / upper).double()[..., None, None, None], vectors)
@@ -129,11 +140,3 @@ def _in_span(core: Tensor, vectors: list[Tensor]) -> Sensitivity:
     weights, U = torch.linalg.eigh((inner + inner.mT) / 2)
     weights = weights.masked_fill(~finite, torch.nan)
     return compressed(weights, (Q @ U).mT.to(vectors[0].dtype))
-
-
-def _centre(lower: Tensor, upper: Tensor) -> Tensor:
-    return (upper + lower) / (upper - lower)
-
-
-def _as_rows(scalar: Tensor, rows: Tensor) -> Tensor:
-    return scalar.to(rows)[..., None, None]
