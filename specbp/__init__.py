@@ -13,7 +13,7 @@ from specbp.density_estimate import DensityEstimate, DiscreteDensity
 from specbp.density_kernel import KernelDensity
 from specbp.direct import cholesky_logdet, eigenvalue_logdet, qr_logdet
 from specbp.estimate import Estimate, EstimationError, Status
-from specbp.functional import jacobian_logdet
+from specbp.functional import logdet_at
 from specbp.gradients import backprop_logdet, solve_logdet
 from specbp.jacobian import Jacobian, JacobianMetric
 from specbp.logdets import (
@@ -90,11 +90,11 @@ __all__ = [
     "hutchpp_trace",
     "kolmogorov",
     "kpm_density",
-    "jacobian_logdet",
     "krylov_aware_golub_kahan_logdet",
     "krylov_aware_logdet",
     "lanczos_interval",
     "logdet",
+    "logdet_at",
     "maxent_logdet",
     "mixed_unit",
     "multilevel_golub_kahan_logdet",

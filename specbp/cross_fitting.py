@@ -10,8 +10,8 @@ from torch import Tensor
 
 from specbp.block import BlockKrylov, block_lanczos
 from specbp.block_rules import Spectrum, positive, spectrum, squared
-from specbp.differentiable import Sensitivity, compressed
-from specbp.sensitivities import log_differences
+from specbp.differentiable import Sensitivity
+from specbp.sensitivities import in_eigenbasis, log_differences
 
 GROUPS = 5
 LEAK = 512  # of √n eps |A|: the rounding of T as it is amplified within a Krylov space
@@ -70,28 +70,24 @@ def sensitivity(K: BlockKrylov, groups: int, rows: Tensor) -> Sensitivity:
     """
     s, n = rows.shape[-2:]
     whole = spectrum(K)
-    core = _form(whole, _derivative(whole, K.start @ whole.vectors[..., :s, :]) / s)
+    core = _derivative(whole, K.start @ whole.vectors[..., :s, :]) / s
     for fold in folds(K, groups, rows):
         known = fold.spectrum()
         own = _derivative(known, fold.inside(fold.parts) @ known.vectors)
         inner = fold.parts.shape[-1] * torch.diag_embed(known.kept / known.nodes) - own
-        vectors = fold.space.basis.mT @ known.vectors
+        vectors = whole.vectors.mT.unsqueeze(-3) @ fold.space.basis.mT @ known.vectors
         core = core + (vectors @ inner @ vectors.mT).sum(-3) / s
-    inverse = _form(whole, torch.diag_embed(whole.kept / whole.nodes))
-    core = torch.where((K.rank == n)[..., None, None], inverse, core)
-    weights, U = torch.linalg.eigh((core + core.mT) / 2)
-    inside = compressed(weights, U.mT.to(K.basis.dtype))
-    return Sensitivity(inside.weights.unsqueeze(-2), (inside.vectors @ K.basis).unsqueeze(-3))
+    inverse = torch.diag_embed(whole.kept / whole.nodes)
+    core = torch.where((K.rank == n)[..., None, None], inverse, (core + core.mT) / 2)
+    inside = in_eigenbasis(core, whole.nodes, whole.vectors, K.basis.dtype)
+    vectors = (inside.vectors @ K.basis).unsqueeze(-3)
+    return Sensitivity(inside.weights.unsqueeze(-2), vectors, width=s)
 
 
 def _derivative(known: Spectrum, coordinates: Tensor) -> Tensor:
     """Σ L(T; ξξᵀ) in eigenvectors of T, ξ given there by the rows (..., s, d)."""
     kept = known.kept.unsqueeze(-1) & known.kept.unsqueeze(-2)
     return torch.where(kept, coordinates.mT @ coordinates * log_differences(known.nodes), 0)
-
-
-def _form(known: Spectrum, core: Tensor) -> Tensor:
-    return known.vectors @ core @ known.vectors.mT
 
 
 def _of_equal_size(s: int, groups: int, device: torch.device) -> list[Tensor]:

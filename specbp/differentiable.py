@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
-from specbp.jacobian import JacobianMetric
+from specbp.jacobian import Jacobian, JacobianMetric
 from specbp.operators import CountingOperator, as_operator
+
+FEW = 128  # dimensions up to which an eigendecomposition is less than the columns it saves
 
 
 class Sensitivity(NamedTuple):
@@ -27,10 +29,12 @@ class Sensitivity(NamedTuple):
     Attributes:
         weights: w, (..., m, r), float64.
         vectors: y as rows, (..., m, r, n), in the operator's dtype.
+        width: Columns that the products of the estimate had at once; None for as many as there are.
     """
 
     weights: Tensor
     vectors: Tensor
+    width: int | None = None
 
     def dense(self) -> Tensor:
         """G itself, (..., m, n, n), float64."""
@@ -38,7 +42,7 @@ class Sensitivity(NamedTuple):
         return (self.weights.unsqueeze(-1) * rows).mT @ rows
 
 
-def compressed(weights: Tensor, vectors: Tensor) -> Sensitivity:
+def compressed(weights: Tensor, vectors: Tensor, dtype: torch.dtype) -> Sensitivity:
     """Without the terms that rounding hides: |w_r| |y_r|² against the largest, for every sample.
 
     The eigenvalues of a Fréchet derivative fall geometrically, so a handful of vectors remain, and
@@ -47,9 +51,10 @@ def compressed(weights: Tensor, vectors: Tensor) -> Sensitivity:
     Args:
         weights: (..., m, r).
         vectors: (..., m, r, n).
+        dtype: Precision of the products that follow, whose rounding is meant.
     """
     size = weights.abs() * vectors.double().square().sum(-1)
-    large = ~(size <= torch.finfo(vectors.dtype).eps ** 0.6 * size.amax(-1, keepdim=True))
+    large = ~(size <= torch.finfo(dtype).eps ** 0.6 * size.amax(-1, keepdim=True))
     count = max(1, int(large.sum(-1).max()))
     kept = size.nan_to_num(torch.inf).topk(count, -1).indices
     rows = vectors.gather(-2, kept.unsqueeze(-1).expand(*kept.shape, vectors.shape[-1]))
@@ -95,12 +100,28 @@ class _Attached(torch.autograd.Function):
         ctx.save_for_backward(*tensors)  # so that autograd refuses those that were modified
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        _ = ctx.saved_tensors
+        inputs = ctx.saved_tensors
         # A sample that failed has no gradient: NaN says so, where zero would be believed.
-        grads = gradients(ctx.operator, ctx.sensitivity(), grad + ctx.poison, factor=ctx.factor)
-        return None, None, None, None, *grads
+        with torch.no_grad():
+            grads = gradients(ctx.operator, ctx.sensitivity(), grad + ctx.poison, factor=ctx.factor)
+        pairs = zip(grads, inputs, strict=True)
+        return None, None, None, None, *(g if g is None else _Once.apply(g, t) for g, t in pairs)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that, where a graph of it is asked for, refuses to be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, source: Tensor) -> Tensor:  # noqa: ARG004
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # noqa: ARG004
+        raise RuntimeError(
+            "The gradient of an estimate holds its vectors fixed and has no derivative of its own: "
+            "for second derivatives use torch.logdet of an explicit matrix, or backprop_logdet."
+        )
 
 
 def _factored(operator: Any, factor: bool) -> tuple[Any, bool]:
@@ -116,9 +137,29 @@ def gradients(
     operator: Any, G: Sensitivity, grad: Tensor, *, factor: bool
 ) -> tuple[Tensor | None, ...]:
     """Gradients of Σ grad · tr(G A) with respect to `operator.inputs`, G held fixed."""
-    right = G.vectors.flatten(-3, -2)
-    weights = (grad.double().unsqueeze(-1) * G.weights).flatten(-2).unsqueeze(-1)
-    with torch.no_grad():
+    weights = grad.double().unsqueeze(-1) * G.weights
+    if not isinstance(operator, Jacobian):
+        right = G.vectors.flatten(-3, -2)
         left = 2 * (operator @ right.mT).mT if factor else right
-        left = (weights * left).to(right.dtype)
-    return tuple(operator.pull_back(left, right))
+        return tuple(operator.pull_back((weights.flatten(-2)[..., None] * left).to(right), right))
+    # As wide as the blocks of the estimate, whose graphs and records serve again.
+    width = G.width or operator.shape[-1]
+    weights, right = _together(weights, G.vectors, width)
+    images = torch.cat([(operator @ block.mT).mT for block in right.split(width, -2)], -2)
+    left = (2 * weights.unsqueeze(-1) * images).to(right.dtype)
+    return tuple(operator.pull_back(left, right, width=G.width))
+
+
+def _together(weights: Tensor, vectors: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Σ w y yᵀ over all samples in few vectors, (..., r) and (..., r, n), r a multiple of width."""
+    w, rows = weights.flatten(-2), vectors.flatten(-3, -2)
+    n = rows.shape[-1]
+    if n < rows.shape[-2] and n <= FEW:
+        total = (w.unsqueeze(-1) * rows).mT @ rows.double()
+        found = torch.isfinite(total).all(-1).all(-1)[..., None]
+        w, U = torch.linalg.eigh(torch.where(found.unsqueeze(-1), total, 0))
+        w, rows = w.masked_fill(~found, torch.nan), U.mT.to(rows.dtype)
+    missing = -rows.shape[-2] % width
+    if rows.shape[-2] <= width or not missing:
+        return w, rows
+    return pad(w, (0, missing)), pad(rows, (0, 0, 0, missing))

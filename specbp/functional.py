@@ -13,7 +13,7 @@ from specbp.estimate import Estimate
 from specbp.jacobian import Jacobian
 
 
-def jacobian_logdet(
+def logdet_at(
     f: Callable[[Any, Tensor], Tensor],
     params: Any,
     z: Tensor,
@@ -49,9 +49,9 @@ def jacobian_logdet(
         >>> def f(theta, z):
         ...     return theta * z
         >>> theta, z = torch.tensor(2.0), torch.ones(4, 3)
-        >>> torch.func.vmap(lambda x: jacobian_logdet(f, theta, x, qr_logdet))(z).shape
+        >>> torch.func.vmap(lambda x: logdet_at(f, theta, x, qr_logdet))(z).shape
         torch.Size([4])
-        >>> torch.func.grad(lambda t: jacobian_logdet(f, t, z[0], qr_logdet))(theta)
+        >>> torch.func.grad(lambda t: logdet_at(f, t, z[0], qr_logdet))(theta)
         tensor(3.)
     """
     leaves, tree = pytree.tree_flatten(params)
@@ -108,7 +108,7 @@ class _Logdet(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, build: _Build, z: Tensor, *leaves: Any) -> Any:  # noqa: ARG004
         if any(dim is not None for dim in in_dims[2:]):
-            raise NotImplementedError("jacobian_logdet maps over z; params cannot be mapped.")
+            raise NotImplementedError("logdet_at maps over z; params cannot be mapped.")
         return _Logdet.apply(build, z.movedim(in_dims[1], 0), *leaves), 0
 
 

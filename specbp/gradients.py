@@ -157,7 +157,7 @@ def _symmetric(y: Tensor, x: Tensor) -> Sensitivity:
     c = (_length(y) / _length(x)).sqrt()
     ends = torch.stack([y / c + c * x, y / c - c * x], -2)
     weights = torch.tensor([0.25, -0.25], dtype=torch.float64, device=x.device)
-    return Sensitivity(weights.expand(ends.shape[:-1]), ends)
+    return Sensitivity(weights.expand(ends.shape[:-1]), ends, width=x.shape[-2])
 
 
 def _length(rows: Tensor) -> Tensor:

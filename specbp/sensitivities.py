@@ -36,11 +36,27 @@ def frechet(T: Tridiagonal | Bidiagonal) -> Sensitivity:
     nodes, S = quadrature.ritz(T)
     first = S[..., 0, :]
     core = first.unsqueeze(-1) * first.unsqueeze(-2) * log_differences(nodes)
-    finite = torch.isfinite(core).all(-1).all(-1)[..., None]
-    weights, U = torch.linalg.eigh(torch.where(finite.unsqueeze(-1), core, 0))
-    weights = (T.norm_squared.unsqueeze(-1) * weights).masked_fill(~finite, torch.nan)
-    inside = compressed(weights, (S @ U).mT.to(T.basis.dtype))
-    return Sensitivity(inside.weights, inside.vectors @ T.basis.movedim(0, -2))
+    inside = in_eigenbasis(T.norm_squared[..., None, None] * core, nodes, S, T.basis.dtype)
+    vectors = inside.vectors @ T.basis.movedim(0, -2)
+    return Sensitivity(inside.weights, vectors, width=T.diagonal.shape[-2])
+
+
+def in_eigenbasis(core: Tensor, nodes: Tensor, vectors: Tensor, dtype: torch.dtype) -> Sensitivity:
+    r"""Few vectors for S C Sᵀ, C given in eigenvectors S of T with eigenvalues θ > 0.
+
+    .. math:: \Theta^{1/2} C \, \Theta^{1/2} = U \Omega U^\top, \qquad
+              S C S^\top = \sum_r \omega_r y_r y_r^\top, \quad y_r = S\, \Theta^{-1/2} u_r
+
+    Measured so, as the change of log T relative to T, nothing that matters along large eigenvalues
+    is lost beside what the small ones have.
+    """
+    scale = nodes.clamp_min(0).sqrt()
+    relative = scale.unsqueeze(-1) * core * scale.unsqueeze(-2)
+    finite = torch.isfinite(relative).all(-1).all(-1)[..., None]
+    weights, U = torch.linalg.eigh(torch.where(finite.unsqueeze(-1), relative, 0))
+    kept = compressed(weights.masked_fill(~finite, torch.nan), U.mT, dtype)
+    coordinates = torch.where(scale > 0, 1 / scale, 0).unsqueeze(-2) * kept.vectors
+    return Sensitivity(kept.weights, (coordinates @ vectors.mT).to(dtype))
 
 
 def log_differences(nodes: Tensor) -> Tensor:
@@ -139,4 +155,6 @@ def _in_span(core: Tensor, vectors: list[Tensor]) -> Sensitivity:
     inner = R @ core @ R.mT
     weights, U = torch.linalg.eigh((inner + inner.mT) / 2)
     weights = weights.masked_fill(~finite, torch.nan)
-    return compressed(weights, (Q @ U).mT.to(vectors[0].dtype))
+    dtype = vectors[0].dtype
+    found = compressed(weights, (Q @ U).mT.to(dtype), dtype)
+    return found._replace(width=vectors[0].shape[-2])

@@ -20,6 +20,7 @@ from specbp.jacobian.recorded import RecordedMetric
 CACHE_BYTES = 2**26  # working memory of a block on the CPU: more falls out of the cache, slower
 DEVICE_BYTES = 2**30  # the same on other devices
 GRAPH_COPIES = 4  # times the memory of a product's column, for a column of the derivative
+SMALL_GRAPH = 2**19  # bytes of a graph below which its overhead is more than its memory is worth
 DENSE_WIDTH = 256  # columns of `Jacobian.dense`; more only need memory
 
 
@@ -186,8 +187,7 @@ class Jacobian:
         Args:
             max_bytes: Working memory beside the result; by default as for products.
         """
-        N, n = self.shape[-2:]
-        b = len(self._primal.z)
+        (N, n), b = self.shape[-2:], len(self._primal.z)
         adjoint = n > N  # rows by VJPs rather than columns by JVPs
         width = min(DENSE_WIDTH, self._width(max_bytes, CACHE_BYTES // 2))
         identity = torch.eye(min(n, N), dtype=self.dtype, device=self.device)
@@ -200,22 +200,31 @@ class Jacobian:
         """The tensors that J depends on and that require a gradient: parameters, then z."""
         return (*self._derivative.parameters, *([] if self._source is None else [self._source]))
 
-    def pull_back(self, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
+    def pull_back(
+        self, left: Tensor, right: Tensor, *, width: int | None = None
+    ) -> tuple[Tensor, ...]:
         r"""Gradients of Σ leftᵀ J right in `inputs`, both held fixed.
 
         Args:
             left: Rows (..., r, N), their leading dimensions broadcasting against those of z.
             right: Rows (..., r, n), likewise.
-
-        Memory: the graph of one block of columns, of as many as the products take at once.
+            width: Columns differentiated at once; by default as many as the products take. If it
+                is given, the graphs of the products, which may be as large, make room.
         """
         self._check_state()
-        u, x = (self._fold(rows)[0] for rows in (left.detach(), right.detach()))
+        most = max(1, self._width() // GRAPH_COPIES)
+        if width is not None:
+            self._products = METHODS[self.method](self._primal)
+            small = SMALL_GRAPH // (GRAPH_COPIES * self._primal.activation_bytes + 1)
+            most = min(most, max(width, small))
+        u, x = (self._fold(rows.detach())[0] for rows in (left, right))
         total = [torch.zeros_like(t) for t in (*self._derivative.parameters, self._primal.z)]
-        width = max(1, self._width() // GRAPH_COPIES)
-        for some_u, some_x in zip(u.split(width, 1), x.split(width, 1), strict=True):
+        for some_u, some_x in zip(u.split(most, 1), x.split(most, 1), strict=True):
             shapes = (self._out, self._event)
-            blocks = [t.unflatten(-1, s) for t, s in zip((some_u, some_x), shapes, strict=True)]
+            # A view would keep all columns alive in the graph of some.
+            blocks = [
+                t.clone().unflatten(-1, s) for t, s in zip((some_u, some_x), shapes, strict=True)
+            ]
             for sum_, part in zip(total, self._derivative(*blocks), strict=True):
                 sum_.add_(part)
         at_points = total.pop()
@@ -226,9 +235,8 @@ class Jacobian:
     def recorded_metric(self) -> RecordedMetric:
         """JᵀJ with products that keep their graph, for reverse mode through a recurrence."""
         z = self._primal.z if self._source is None else self._source
-        return RecordedMetric(
-            self._primal.f, z.reshape(*self._batch, *self._event), len(self._batch)
-        )
+        points = z.reshape(*self._batch, *self._event)
+        return RecordedMetric(self._primal.f, points, len(self._batch))
 
     def _multiply(self, X: Tensor, *, adjoint: bool) -> Tensor:
         N, n = self.shape[-2:]
