@@ -1,0 +1,1 @@
+"""Experiments: what the paper left open, measured against exact answers."""
