@@ -17,7 +17,7 @@ STAMP := $(VENV)/.specbp-installed
 CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test smoke gate faults suite mutation train overhead precision budgets planner density lint format types install clean
+.PHONY: help report test smoke gate faults suite mutation train overhead precision budgets planner density gradients learn experiments lint format types install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -62,6 +62,18 @@ planner: $(STAMP) ## judge method="auto" against the best method in hindsight
 
 density: $(STAMP) ## spectral densities against known spectra
 	$(PY) -m verification density
+
+gradients: $(STAMP) ## gradient estimators against exact gradients: noise, memory, time
+	$(PY) -m verification.experiments.gradients
+
+learn: $(STAMP) ## the paper's learning in two dimensions, safe and as printed (half an hour)
+	$(PY) -m verification.experiments.learn_2d
+
+experiments: gradients learn ## these two, and what bounds densities from outside: preimages, flows, AIS, Stein
+	$(PY) -m verification.experiments.preimages
+	$(PY) -m verification.experiments.realnvp
+	$(PY) -m verification.experiments.noisy_decoder
+	$(PY) -m verification.experiments.stein
 
 lint: $(STAMP) ## ruff: rules and formatting
 	$(PY) -m ruff check
