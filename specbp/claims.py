@@ -43,7 +43,8 @@ class Claims:
         gradient: What `torch.autograd` through the value gives, for each probe x and along dA:
             "derivative", that of the value, with the probes and the interval held fixed, be it
             given or found; "frechet", xᵀ L(A, dA) x with L the Fréchet derivative of log, in the
-            Krylov space of x: exact after n steps, and truncated before, not as the value is;
+            Krylov space of x, or of all probes: exact after n steps, and truncated before, not as
+            the value is;
             "solve", xᵀ A⁻¹ dA x up to the tolerance of the solver; "exact", tr A⁻¹ dA, where there
             are no probes; None if it is no promise.
         gated: False for a method kept as a baseline, whose failures are shown and not judged.

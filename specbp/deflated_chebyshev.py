@@ -29,6 +29,7 @@ CONVERGED = 1e-3  # nats that a deflated pair may cost
 MARGIN = 1.1  # a cluster reaches beyond those of its Ritz values that have not converged
 
 
+@torch.no_grad()
 def deflated_chebyshev_logdet(
     A: Any,
     probes: Tensor,

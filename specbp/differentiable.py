@@ -96,15 +96,17 @@ class _Attached(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         samples, ctx.operator, ctx.sensitivity, ctx.factor, *tensors = inputs
-        ctx.poison = torch.where(torch.isfinite(samples), 0, torch.nan)
+        ctx.failed = ~torch.isfinite(samples)
         ctx.save_for_backward(*tensors)  # so that autograd refuses those that were modified
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         inputs = ctx.saved_tensors
-        # A sample that failed has no gradient: NaN says so, where zero would be believed.
+        # A sample that failed has no gradient: NaN says so, where zero would be believed. One that
+        # the loss leaves out is not asked for any.
+        grad = grad.masked_fill(ctx.failed & (grad != 0), torch.nan)
         with torch.no_grad():
-            grads = gradients(ctx.operator, ctx.sensitivity(), grad + ctx.poison, factor=ctx.factor)
+            grads = gradients(ctx.operator, ctx.sensitivity(), grad, factor=ctx.factor)
         pairs = zip(grads, inputs, strict=True)
         return None, None, None, None, *(g if g is None else _Once.apply(g, t) for g, t in pairs)
 
@@ -137,7 +139,9 @@ def gradients(
     operator: Any, G: Sensitivity, grad: Tensor, *, factor: bool
 ) -> tuple[Tensor | None, ...]:
     """Gradients of Σ grad · tr(G A) with respect to `operator.inputs`, G held fixed."""
-    weights = grad.double().unsqueeze(-1) * G.weights
+    unused = (grad == 0).unsqueeze(-1)  # whatever its vectors are, NaN among them
+    weights = (grad.double().unsqueeze(-1) * G.weights).masked_fill(unused, 0)
+    G = G._replace(vectors=G.vectors.masked_fill(unused.unsqueeze(-1), 0))
     if not isinstance(operator, Jacobian):
         right = G.vectors.flatten(-3, -2)
         left = 2 * (operator @ right.mT).mT if factor else right

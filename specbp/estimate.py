@@ -11,8 +11,6 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from specbp.surrogate import with_gradient_of
-
 
 class Status(enum.IntFlag):
     """What happened during an estimate; flags combine, `OK` is their absence.
@@ -262,10 +260,24 @@ def from_samples(
 
 def _failed(y: Tensor, failed: Tensor, value: float) -> Tensor:
     """The value where a sample failed; its gradient there is NaN, where filling would make it 0."""
-    filled = y.masked_fill(failed, value)
-    if not y.requires_grad:
-        return filled
-    return with_gradient_of(filled, y * torch.where(failed, torch.nan, 1.0))
+    filled: Tensor = _Poisoned.apply(y, failed, value)
+    return filled
+
+
+class _Poisoned(torch.autograd.Function):
+    """Filled where failed. A failed sample that no loss uses, its gradient zero, spoils nothing."""
+
+    @staticmethod
+    def forward(y: Tensor, failed: Tensor, value: float) -> Tensor:
+        return y.masked_fill(failed, value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.failed = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad.masked_fill(ctx.failed & (grad != 0), torch.nan), None, None
 
 
 def _sound(

@@ -45,6 +45,7 @@ _BLOCK = Claims(
     additive=False,
     bar_probes=3,
     exact_from=lambda n, m, config: m * config["num_steps"] >= n,
+    gradient="frechet",
 )
 
 JOINT_METHODS: tuple[Method, ...] = (

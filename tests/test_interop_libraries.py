@@ -15,8 +15,8 @@ from specbp.estimate import Status
 from specbp.logdets import golub_kahan_logdet, slq_logdet
 from specbp.lowrank_trace import hutchpp_trace, xnystrace, xtrace
 from specbp.operators import as_operator, check_deterministic
-from specbp.wrappers import ShiftedOperator
 from specbp.trace import hutchinson_trace
+from specbp.wrappers import ShiftedOperator
 from tests.support import f64, flags, normal, signs
 from tests.test_interop import A8, BATCHES, J8, assert_multiplies
 
@@ -150,7 +150,7 @@ def test_curvlinops_logdet_with_a_shift():
     assert float(est.value) == pytest.approx(float(dense.value), rel=1e-9)
 
 
-def test_curvlinops_jacobian_logdet():
+def test_curvlinops_logdet_at():
     operator, X = of_curvlinops("JacobianLinearOperator"), signs(2, 36, 4)
     matrix = operator @ torch.eye(36, dtype=f64)
     one, dense = (golub_kahan_logdet(J, X, num_steps=20) for J in (operator, matrix))

@@ -52,6 +52,7 @@ def test_keys_are_the_names_and_rows_are_distinct():
 
 def test_every_public_estimator_has_a_row():
     public = {name for name in specbp.__all__ if name.endswith(("_logdet", "trace"))}
+    public -= {"jacobian_logdet"}  # calls the estimator that it is given
     assert public == {row.estimate.__name__ for row in ROWS}
     assert all(getattr(specbp, row.estimate.__name__) is row.estimate for row in ROWS)
 

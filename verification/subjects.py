@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specbp import Estimate, exact, maxent, probes
+from specbp import Estimate, bounds, exact, maxent, probes
+from specbp.claims import Gradient
 from specbp.methods import Claims, Method
+from specbp.operators import as_operator
 from specbp.probes import Sampler
 from verification.cases import View
 
 SLACK = 0.01  # a user's bound of the spectrum is never exact: ours are 1 % wide
 ILL_POSED = 1e3  # times the rounding of a sum, where a density is fitted to moments
 ScalarFunction = Callable[[np.ndarray], np.ndarray]
-Gradient = Literal["derivative", "solve"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ class Subject:
             xᵀf(A)x: exactly for "tr p(A)" and "tr A", up to quadrature for "quadrature".
         sampler: Draws the probes.
         law: The law that the sampler promises, a key of `specbp.probes.LAWS`.
-        gradient: None if it has none; "derivative" if autograd differentiates xᵀf(A)x, whose
-            matrix is the Fréchet derivative; "solve" if it forms xᵀf'(A) dA x.
+        gradient: Kind of its gradient (`specbp.claims.Claims`), f in the place of log: what
+            "derivative" differentiates is xᵀf(A)x, whose matrix is the Fréchet derivative, and
+            "solve" forms xᵀf'(A) dA x.
         slope: The f' of the contract; by differences of f where it is not given.
+        found: For an interval found from the first probe of a block: the interval, a function of
+            the view and that probe (n,). The f that is differentiated is the polynomial on it.
         outcomes: For estimators with further randomness (a random degree): all outcomes on a view,
             values (R,) and weights (R,), weights summing to 1.
     """
@@ -64,6 +68,7 @@ class Subject:
     law: str = "rademacher"
     gradient: Gradient | None = None
     slope: Callable[[View], ScalarFunction] | None = None
+    found: Callable[[View, Tensor], tuple[float, float]] | None = None
     outcomes: Callable[[View], tuple[Tensor, Tensor]] | None = None
 
     def configured(self, n: int) -> dict[str, Any]:
@@ -77,8 +82,12 @@ class Subject:
         return partial(self.estimate, **self.configured(n), **self.arguments(view))
 
     def with_steps(self, num_steps: int) -> Subject:
-        """The same with another number of Krylov steps."""
-        return replace(self, config={**self.config, "num_steps": num_steps})
+        """The same with another number of Krylov steps, if it is told one."""
+        return (
+            self
+            if "num_steps" not in self.config
+            else replace(self, config={**self.config, "num_steps": num_steps})
+        )
 
     def call(self, view: View, X: Tensor) -> Estimate:
         """Estimate with the probes X (..., n, m), in the dtype of the view's operator."""
@@ -115,6 +124,13 @@ class Subject:
     def derivative(self, view: View) -> ScalarFunction:
         """The f' of the contract."""
         return self.slope(view) if self.slope else partial(_relative_steps, self.contract(view))
+
+    def held(self, view: View, first: Tensor) -> Subject:
+        """The subject with the interval that it finds from the first probe of a block."""
+        if self.found is None:
+            return self
+        p = exact.chebyshev_log(self.config["degree"], self.found(view, first))
+        return replace(self, contract=lambda _view: p, slope=lambda _view: p.deriv(), found=None)
 
     def rounding(self, view: View) -> float:
         """Largest rounding of the value of one probe, in nats: what deterministic checks allow."""
@@ -167,8 +183,9 @@ def from_method(method: Method) -> Subject:
         contract=partial(_contract, method),
         sampler=probes.LAWS[method.law],
         law=method.law,
-        gradient="derivative" if method.claims.differentiable else None,
+        gradient=method.claims.gradient,
         slope=partial(_slope, method),
+        found=partial(_found, method) if method.claims.expectation == "adaptive" else None,
         outcomes=partial(_outcomes, method) if method.survival else None,
     )
 
@@ -225,6 +242,16 @@ def _known(method: Method, view: View) -> dict[str, Any]:
     a, b = interval(view)
     known = {"interval": (a, b), "lower": a, "upper": b}
     return {key: known[key] for key in method.needs}
+
+
+def _found(method: Method, view: View, first: Tensor) -> tuple[float, float]:
+    """The interval of Algorithm 1, whose upper end is that of the power method or of Lanczos."""
+    A, steps = as_operator(view.operator), method.config["power_steps"]
+    if method.config.get("safe", True):
+        b = bounds.lanczos_interval(A, first, min(steps, len(first)))[1]
+    else:
+        b = bounds.power_method(A, first, min(steps, len(first)))
+    return interval(view)[0], float(b)
 
 
 def _contract(method: Method, view: View) -> ScalarFunction:

@@ -24,6 +24,17 @@ class Derivative:
     def __init__(self, primal: Primal, parameters: Sequence[Tensor]):
         self.primal, self.parameters = primal, tuple(parameters)
 
+    def summed(self, u: Tensor, x: Tensor, width: int) -> list[Tensor]:
+        """Gradients for columns u (b, r, N) and x (b, r, n), at most ``width`` of them at once."""
+        total = self._zeros()
+        shapes = self.primal.value.shape[1:], self.primal.z.shape[1:]
+        for blocks in zip(u.split(width, 1), x.split(width, 1), strict=True):
+            # A view would keep all columns alive in the graph of some.
+            columns = (t.clone().unflatten(-1, s) for t, s in zip(blocks, shapes, strict=True))
+            for sum_, part in zip(total, self(*columns), strict=True):
+                sum_.add_(part)
+        return total
+
     def __call__(self, u: Tensor, x: Tensor) -> list[Tensor]:
         """Gradients for u (b, r, *out) and x (b, r, *event), θ first, then z (b, *event)."""
         with plain_evaluation(x.device), torch.enable_grad():

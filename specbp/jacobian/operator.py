@@ -208,8 +208,8 @@ class Jacobian:
         Args:
             left: Rows (..., r, N), their leading dimensions broadcasting against those of z.
             right: Rows (..., r, n), likewise.
-            width: Columns differentiated at once; by default as many as the products take. If it
-                is given, the graphs of the products, which may be as large, make room.
+            width: Columns differentiated at once, the products' graphs making room for them; by
+                default as many as the products take.
         """
         self._check_state()
         most = max(1, self._width() // GRAPH_COPIES)
@@ -218,15 +218,7 @@ class Jacobian:
             small = SMALL_GRAPH // (GRAPH_COPIES * self._primal.activation_bytes + 1)
             most = min(most, max(width, small))
         u, x = (self._fold(rows.detach())[0] for rows in (left, right))
-        total = [torch.zeros_like(t) for t in (*self._derivative.parameters, self._primal.z)]
-        for some_u, some_x in zip(u.split(most, 1), x.split(most, 1), strict=True):
-            shapes = (self._out, self._event)
-            # A view would keep all columns alive in the graph of some.
-            blocks = [
-                t.clone().unflatten(-1, s) for t, s in zip((some_u, some_x), shapes, strict=True)
-            ]
-            for sum_, part in zip(total, self._derivative(*blocks), strict=True):
-                sum_.add_(part)
+        total = self._derivative.summed(u, x, most)
         at_points = total.pop()
         if self._source is not None:
             total.append(at_points.reshape(self._source.shape))

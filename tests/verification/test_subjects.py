@@ -101,3 +101,22 @@ def test_only_polynomials_round_as_sums_of_products_do():
     assert growth(replace(log, config={}, arguments=lambda _view: {})) == pytest.approx(
         100, rel=0.01
     )
+
+
+def test_an_interval_that_is_found_becomes_the_contract():
+    adaptive, view = from_method(METHODS["algorithm1"]), problem("easy", 10).views["A"]
+    a, b = adaptive.found(view, X[:, 0])
+    assert a == subjects.interval(view)[0]
+    assert b == pytest.approx(view.eigenvalues.max(), rel=1e-10)  # ten steps are complete
+    held = adaptive.held(view, X[:, 0])
+    assert held.found is None
+    assert held.contract(view).domain.tolist() == [a, b]
+    slq = from_method(METHODS["slq"])
+    assert slq.found is None
+    assert slq.held(view, X[:, 0]) is slq
+
+
+def test_steps_are_told_only_to_those_that_take_them():
+    solve, slq = (from_method(METHODS[name]) for name in ("solve", "slq"))
+    assert solve.with_steps(3) is solve
+    assert slq.with_steps(3).config == {"num_steps": 3}

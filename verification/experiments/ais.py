@@ -145,7 +145,7 @@ def tune(
     state, count = evaluate(log_likelihood, z), len(betas) - 1
     knots = _knots(count)
     step = torch.full((len(z), 1), first, dtype=z.dtype)
-    found = []
+    found: list[Tensor] = []
     for t in wrap(knots.tolist()):
         for _ in range(MOVES if found else 4 * MOVES):
             state, probability = move(state, betas[t].unsqueeze(-1), step)

@@ -253,9 +253,9 @@ def _differences(ax: Axes, records: list[Record], model: str) -> None:
         if model == FOLD:
             off = np.abs([r["grid"] - known["formula"] for r in rows])
             ax.plot(sigma, off, ":", color=colour, label="grid − formula of one preimage")
-    known = chosen(records, "formula", model=model)
-    quadrature = np.mean([k["golub_kahan_error"] for k in known])
-    plain = np.mean([abs(k["algorithm1"] - k["formula"]) for k in known])
+    points = chosen(records, "formula", model=model)
+    quadrature = float(np.mean([k["golub_kahan_error"] for k in points]))
+    plain = float(np.mean([abs(k["algorithm1"] - k["formula"]) for k in points]))
     _level(ax, quadrature, "#444444", "--", "golub_kahan_logdet, standard error of ½ log det")
     _level(ax, plain, "#999999", "-.", "algorithm1_logdet, error of ½ log det")
 

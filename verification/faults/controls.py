@@ -20,7 +20,7 @@ from specbp.estimate import Status, from_samples
 from specbp.methods import METHODS, Claims
 from specbp.operators import CountingOperator, as_operator
 from verification.cases import View
-from verification.faults import joint, roulette
+from verification.faults import differentiable, joint, roulette
 from verification.subjects import ScalarFunction, Subject, from_method
 
 DEGREE, FLOOR = 30, 1e-3
@@ -198,7 +198,7 @@ SCALED_CHEBYSHEV = Subject(
     on="A",
     estimand="logdet",
     claims=Claims(
-        "tr p(A)", matvecs=lambda n, m, config: n + m * config["degree"], differentiable=True
+        "tr p(A)", matvecs=lambda n, m, config: n + m * config["degree"], gradient="derivative"
     ),
     config={"degree": DEGREE, "floor": FLOOR},
     contract=partial(scaled_log, DEGREE, FLOOR),
@@ -237,9 +237,11 @@ GAUSSIAN = Subject(
     law="gaussian",
     gradient="derivative",
 )
+# Below all eigenvalues, so that they lie within the interval: how coarse p is does not matter.
+BOUNDED = differentiable.bounded(scaled_log, DEGREE, 1e-8)
 ROWS = {row.name: from_method(row) for row in METHODS.values() if row.claims.gated}
 TRACE, CHEBYSHEV, TAYLOR = ROWS["hutchinson"], ROWS["chebyshev"], ROWS["taylor"]
-GOLUB_KAHAN = ROWS["golub_kahan"]
+GOLUB_KAHAN, SLQ, SOLVE = ROWS["golub_kahan"], ROWS["slq"], ROWS["solve"]
 
 CONTROLS: dict[str, Subject] = {
     subject.name: subject
@@ -248,6 +250,8 @@ CONTROLS: dict[str, Subject] = {
         GAUSSIAN,
         LANCZOS,
         SOLVED,
+        BOUNDED,
+        differentiable.SCALED,
         roulette.CONTROL,
         joint.HUTCH_PP,
         joint.XTRACE,

@@ -9,10 +9,19 @@ from verification.faults import (
     krylov,
     polynomial,
     sampling,
+    sensitivity_faults,
 )
 from verification.faults.fault import Fault
 
-_GROUPS = (sampling, polynomial, krylov, joint_faults, aggregation, gradients)
+_GROUPS = (
+    sampling,
+    polynomial,
+    krylov,
+    joint_faults,
+    aggregation,
+    gradients,
+    sensitivity_faults,
+)
 
 FAULTS: dict[str, Fault] = {fault.id: fault for group in _GROUPS for fault in group.FAULTS}
 

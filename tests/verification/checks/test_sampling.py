@@ -49,7 +49,9 @@ def test_methods_pass_with_power(name):
     found = verdicts(subject(name))
     assert set(found.values()) == {PASS}
     assert {"S1 mean", "S2 variance", "S3 error bars", "S4 coverage", "S5 duplicates"} <= set(found)
-    assert ("S6 gradient mean" in found) == METHODS[name].claims.differentiable
+    # An adaptive interval truncates, and by how much the sampling cells do not know.
+    claimed = METHODS[name].claims.gradient is not None
+    assert ("S6 gradient mean" in found) == (claimed and METHODS[name].claims.additive)
 
 
 @pytest.mark.parametrize("name", JOINT)

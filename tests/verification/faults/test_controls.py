@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ def test_each_probe_agrees_with_the_oracle(subject, spectrum, dtype):
     found = subject.call(view, X)
     error = np.abs(found.samples.detach().numpy() - subject.oracle(view, X)).max()
     assert error <= subject.rounding(view)
-    assert found.num_matvecs == subject.claims.matvecs(20, 5, subject.configured(20))
+    claimed = subject.claims.matvecs(20, 5, subject.configured(20))
+    assert found.num_matvecs == claimed or math.isnan(claimed)
 
 
 @pytest.mark.parametrize("subject", [HUTCH_PP, XTRACE], ids=lambda s: s.name)

@@ -10,7 +10,7 @@ from verification.faults import CONTROLS, FAULTS, NOT_APPLICABLE, matrix
 
 CODES = {
     *(f"D{i}" for i in range(1, 13)),
-    *("D6a", "D6b", "D6c"),
+    *("D6a", "D6b", "D6c", "D6d"),
     *(f"P{i}" for i in range(1, 4)),
     *(f"S{i}" for i in range(1, 8)),
 }
