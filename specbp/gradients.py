@@ -142,9 +142,11 @@ def solve_logdet(
 def _tridiagonal(solved: Solution, rows: Tensor) -> Tridiagonal:
     assert solved.diagonal is not None  # `cg` returns them
     assert solved.off_diagonal is not None
+    # Rounding may take conjugate gradients further than n steps, where a rule gains nothing.
+    n = rows.shape[-1]
     return Tridiagonal(
-        solved.diagonal,
-        solved.off_diagonal,
+        solved.diagonal[..., :n],
+        solved.off_diagonal[..., :n],
         norm_squared=rows.double().square().sum(-1),
         closed=solved.converged,
         basis=rows.new_empty(0),

@@ -143,10 +143,10 @@ METHODS: dict[str, Method] = {
             estimate=gradients.solve_logdet,
             on="A",
             estimand="logdet",
-            summary="Lanczos quadrature by conjugate gradients, whose solutions are the gradient",
+            summary="the value of `slq`, with the gradient of one solve for each probe",
             source="Gardner et al. 2018",
-            claims=Claims("krylov", matvecs=costs.random, gradient="solve"),
-            config={"rtol": 1e-10},
+            claims=Claims("quadrature", matvecs=costs.steps, gradient="solve"),
+            config={"num_steps": 20, "rtol": 1e-10},
         ),
         Method(
             name="hutchinson",
