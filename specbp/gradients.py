@@ -33,6 +33,7 @@ def backprop_logdet(
     *,
     degree: int,
     interval: tuple[float | Tensor, float | Tensor],
+    reuse: bool = True,
 ) -> Estimate:
     r"""log det A by Chebyshev expansion, differentiated by reverse mode through its recurrence.
 
@@ -49,6 +50,8 @@ def backprop_logdet(
         probes: (..., n, m), of A's dtype and device.
         degree: Degree d ≥ 1; d products for each probe.
         interval: (a, b) with 0 < a ≤ λ_min and λ_max ≤ b, each (...).
+        reuse: Of a `Jacobian`: share one evaluation of f, and of its adjoint, among all products, a
+            stronger baseline than to differentiate f anew for each.
 
     Raises:
         TypeError: If dtypes differ.
@@ -59,7 +62,7 @@ def backprop_logdet(
     Source: Ramesh & LeCun (2018), arXiv:1806.00499, Algorithm 1.
     """
     polynomials.check_degree(degree)
-    counted = CountingOperator(as_operator(_recording(A)))
+    counted = CountingOperator(as_operator(_recording(A, reuse)))
     check_square(counted)
     x = check_probes(counted, probes)
     a, b = bounds.interval(*interval, x)
@@ -166,9 +169,9 @@ def _length(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
 
 
-def _recording(A: Any) -> Any:
+def _recording(A: Any, reuse: bool) -> Any:
     """The operator whose products keep their graph."""
     J = getattr(A, "J", None)
     if isinstance(A, JacobianMetric) and isinstance(J, Jacobian):
-        return J.recorded_metric()
+        return J.recorded_metric(reuse=reuse)
     return A

@@ -20,7 +20,6 @@ from specbp.jacobian.recorded import RecordedMetric
 CACHE_BYTES = 2**26  # working memory of a block on the CPU: more falls out of the cache, slower
 DEVICE_BYTES = 2**30  # the same on other devices
 GRAPH_COPIES = 4  # times the memory of a product's column, for a column of the derivative
-SMALL_GRAPH = 2**19  # bytes of a graph below which its overhead is more than its memory is worth
 DENSE_WIDTH = 256  # columns of `Jacobian.dense`; more only need memory
 
 
@@ -215,8 +214,8 @@ class Jacobian:
         most = max(1, self._width() // GRAPH_COPIES)
         if width is not None:
             self._products = METHODS[self.method](self._primal)
-            small = SMALL_GRAPH // (GRAPH_COPIES * self._primal.activation_bytes + 1)
-            most = min(most, max(width, small))
+            # A column of the derivative keeps as much as one of the products, which are done.
+            most = min(most, max(1, 3 * width // 2))
         u, x = (self._fold(rows.detach())[0] for rows in (left, right))
         total = self._derivative.summed(u, x, most)
         at_points = total.pop()
@@ -224,11 +223,11 @@ class Jacobian:
             total.append(at_points.reshape(self._source.shape))
         return tuple(total)
 
-    def recorded_metric(self) -> RecordedMetric:
+    def recorded_metric(self, *, reuse: bool = True) -> RecordedMetric:
         """JᵀJ with products that keep their graph, for reverse mode through a recurrence."""
         z = self._primal.z if self._source is None else self._source
         points = z.reshape(*self._batch, *self._event)
-        return RecordedMetric(self._primal.f, points, len(self._batch))
+        return RecordedMetric(self._primal.f, points, len(self._batch), reuse=reuse)
 
     def _multiply(self, X: Tensor, *, adjoint: bool) -> Tensor:
         N, n = self.shape[-2:]

@@ -11,17 +11,19 @@ from torch import Tensor
 class RecordedMetric:
     r"""JᵀJ of f at z, its products differentiable with respect to z and whatever f uses.
 
-    Every product keeps what its backward needs until the graph is freed. The evaluation of f at the
-    points, repeated for the columns of a block, is shared by all products of that width.
+    Every product keeps what its backward needs until the graph is freed. With `reuse`, the
+    evaluation of f at the points, repeated for the columns of a block, is shared by all products of
+    that width.
 
     Args:
         f: (b, *event) -> (b, *out).
         z: Points (*batch, *event), with their graph.
         batch: Number of dimensions of the batch.
+        reuse: Evaluate f once for all products, instead of anew for each.
     """
 
-    def __init__(self, f: Callable[[Tensor], Tensor], z: Tensor, batch: int):
-        self.f, self.z = f, z
+    def __init__(self, f: Callable[[Tensor], Tensor], z: Tensor, batch: int, *, reuse: bool):
+        self.f, self.z, self.reuse = f, z, reuse
         n = z.shape[batch:].numel()
         self.shape = torch.Size((*z.shape[:batch], n, n))
         self.dtype, self.device = z.dtype, z.device
@@ -29,7 +31,7 @@ class RecordedMetric:
 
     def __matmul__(self, X: Tensor) -> Tensor:
         m = X.shape[-1]
-        if m not in self._shared:
+        if m not in self._shared or not self.reuse:
             self._shared[m] = self._evaluated(m)
         z, value, u, adjoint = self._shared[m]
         (image,) = torch.autograd.grad(

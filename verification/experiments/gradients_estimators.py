@@ -51,6 +51,12 @@ def backprop(J: Any, x: Tensor, steps: int, ends: Interval, _: torch.Generator) 
     return specbp.backprop_logdet(JacobianMetric(J), x, degree=steps, interval=ends)
 
 
+def backprop_anew(J: Any, x: Tensor, steps: int, ends: Interval, _: torch.Generator) -> Estimate:
+    """The same with f differentiated anew for each product, as a plain implementation does."""
+    A = JacobianMetric(J)
+    return specbp.backprop_logdet(A, x, degree=steps, interval=ends, reuse=False)
+
+
 def equal_degree(J: Any, x: Tensor, steps: int, ends: Interval, _: torch.Generator) -> Estimate:
     """The adjoint of the paper's polynomial, which takes half the products."""
     return specbp.chebyshev_logdet(JacobianMetric(J), x, degree=steps, interval=ends)
@@ -70,6 +76,11 @@ def golub_kahan(J: Any, x: Tensor, steps: int, _: Interval, __: torch.Generator)
 def slq(J: Any, x: Tensor, steps: int, _: Interval, __: torch.Generator) -> Estimate:
     """The same in those of Lanczos."""
     return specbp.slq_logdet(JacobianMetric(J), x, num_steps=min(steps, x.shape[-2]))
+
+
+def block_golub_kahan(J: Any, x: Tensor, steps: int, _: Interval, __: torch.Generator) -> Estimate:
+    """Fréchet derivative in the space of all probes, that of the others as control variate."""
+    return specbp.block_golub_kahan_logdet(J, x, num_steps=min(steps, x.shape[-2]))
 
 
 def solve(J: Any, x: Tensor, steps: int, _: Interval, __: torch.Generator) -> Estimate:
@@ -98,13 +109,14 @@ def exact(J: Any, _: Tensor, __: int, ___: Interval, ____: torch.Generator) -> E
     return specbp.qr_logdet(J)
 
 
-PAPER, FRECHET = "paper: backprop", "Golub–Kahan"
+PAPER, PLAIN, FRECHET = "paper: backprop", "paper: backprop, f anew", "Golub–Kahan"
 
 NOISE = (
     Estimator(PAPER, backprop, twin=equal_degree),
     Estimator("Chebyshev adjoint", _equal_products),
     Estimator(FRECHET, golub_kahan),
     Estimator("SLQ", slq),
+    Estimator("block Golub–Kahan", block_golub_kahan, law=specbp.sphere, independent=False),
     Estimator("SLQ, orthogonal", slq, law=specbp.orthogonal, independent=False, largest=256),
     Estimator("random degree", _random_degree, largest=64),
     Estimator("solve, cut off", solve, final=1),
@@ -114,6 +126,7 @@ NOISE = (
 
 COST = (
     Estimator(PAPER, backprop),
+    Estimator(PLAIN, backprop_anew),
     Estimator("Chebyshev adjoint", equal_degree),
     Estimator(FRECHET, golub_kahan),
     Estimator("SLQ", slq),

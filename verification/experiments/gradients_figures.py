@@ -8,13 +8,13 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from verification.experiments.gradients_derived import budgets, chosen, names, shapes
-from verification.experiments.gradients_estimators import COST, EXACT, NOISE
+from verification.experiments.gradients_estimators import COST, EXACT, NOISE, PLAIN
 from verification.experiments.outputs import COLOURS, canvas, png, unique_legend
 from verification.store import Record
 
 COLUMNS = 4
 SHOWN = [row.name for row in NOISE if row.rtol is None]
-COLOUR = dict(zip(SHOWN, COLOURS, strict=False)) | {EXACT.name: "#000000"}
+COLOUR = dict(zip(SHOWN, COLOURS, strict=False)) | {EXACT.name: "#000000", PLAIN: "#999999"}
 
 
 def all_of(records: list[Record]) -> dict[str, bytes]:
