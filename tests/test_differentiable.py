@@ -102,7 +102,10 @@ def test_carrying_a_gradient_changes_no_number(row):
     for name in ("value", "samples", "standard_error", "lower", "upper", "status"):
         left, right = getattr(with_graph, name).detach(), getattr(without, name)
         torch.testing.assert_close(left, right, rtol=0, atol=0, equal_nan=True)
-    assert with_graph.num_matvecs == without.num_matvecs
+    if row.claims.gradient == "solve":  # the solves are products of their own
+        assert with_graph.num_matvecs > without.num_matvecs
+    else:
+        assert with_graph.num_matvecs == without.num_matvecs
 
 
 # What is refused ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from verification.experiments.gradients_estimators import (
     EXACT,
     NOISE,
     PAPER,
+    PLAIN,
     Estimator,
     golub_kahan,
 )
@@ -150,8 +151,8 @@ def test_memory_of_the_papers_way_grows_with_its_degree_and_of_others_less():
     grown = {
         row.name: memory(task, row, 40)["bytes"] / memory(task, row, 5)["bytes"] for row in COST
     }
-    assert grown.pop(PAPER) > 4
-    assert max(grown.values()) < 3
+    assert min(grown.pop(PAPER), grown.pop(PLAIN)) > 4
+    assert max(grown.values()) < 1.1
 
 
 def record(**changes):
