@@ -50,6 +50,8 @@ LAYERS = [
     "named plan_costs plan_runs",
     "plan plan_target",
     "planner",
+    "likelihood",
+    "objectives",
     "models",
     "__init__",
     "testing",
