@@ -62,19 +62,28 @@ def sensitivity(K: BlockKrylov, groups: int, rows: Tensor) -> Sensitivity:
     r"""G for the mean over the probes, one for each item: (..., 1, r) and (..., 1, r, n).
 
     .. math:: G = \frac1s \sum_i \Bigl[ W L(T; W^\top x_i x_i^\top W) W^\top
-              + W_g \bigl(T_g^{-1} - L(T_g; W_g^\top x_i x_i^\top W_g)\bigr) W_g^\top \Bigr]
+              + W_g \bigl(T_g^{-1} - L(T_g; W_g^\top x_i x_i^\top W_g)
+              + h_i \, c_g'\bigr) W_g^\top \Bigr]
 
     with L(T; E) the Fréchet derivative of log at T in the direction E, and W_g, T_g the space of
-    the probes that are not in the group of x_i: the second bracket is zero on average, and cancels
-    what the first has of chance within that space. Where W fills the space, G = A⁻¹.
+    the probes that are not in the group of x_i. The second term cancels what the first has of
+    chance within that space, c_g' is the derivative of the level c_g of the rest, and h_i = n − d_g
+    − |(I − W_g W_gᵀ) x_i|². Both are zero on average for probes independent of each other. Where W
+    fills the space, G = A⁻¹.
     """
     s, n = rows.shape[-2:]
     whole = spectrum(K)
     core = _derivative(whole, K.start @ whole.vectors[..., :s, :]) / s
     for fold in folds(K, groups, rows):
-        known = fold.spectrum()
-        own = _derivative(known, fold.inside(fold.parts) @ known.vectors)
-        inner = fold.parts.shape[-1] * torch.diag_embed(known.kept / known.nodes) - own
+        known, size = fold.spectrum(), fold.parts.shape[-1]
+        own, seen = (fold.inside(index) @ known.vectors for index in (fold.parts, fold.others))
+        inverse = torch.diag_embed(known.kept / known.nodes)
+        # The level c_g of the rest of the spectrum, as the others see it, moves with A too.
+        level = _derivative(known, seen) / seen.shape[-2] - inverse
+        left = (n - fold.space.rank).double().unsqueeze(-1)
+        rest = fold.coordinates[..., fold.parts, :].square().sum(-1) - own.square().sum(-1)
+        share = ((left - rest) / left.clamp_min(1) * (left > 0)).sum(-1)[..., None, None]
+        inner = size * inverse - _derivative(known, own) + share * level
         vectors = whole.vectors.mT.unsqueeze(-3) @ fold.space.basis.mT @ known.vectors
         core = core + (vectors @ inner @ vectors.mT).sum(-3) / s
     inverse = torch.diag_embed(whole.kept / whole.nodes)

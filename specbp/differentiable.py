@@ -4,8 +4,9 @@ r"""Gradients of log-determinants, each a symmetric matrix in place of A⁻¹.
           = \sum_r w_r \, y_r^\top dA\, y_r, \qquad G = \sum_r w_r \, y_r y_r^\top
 
 A gradient estimator is a G with E[G] ≈ A⁻¹ that a value brings along. The vectors are constants: no
-product that led to them is recorded, so that memory does not grow with the number of steps, and
-nothing is computed before `backward` asks for it.
+product that led to them is recorded, so that what autograd saves does not grow with the steps, and
+nothing is computed before `backward` asks for it. Until then an estimate holds its Krylov vectors,
+k numbers for each entry of its probes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from torch.nn.functional import pad
 
 from specbp.jacobian import Jacobian, JacobianMetric
 from specbp.operators import CountingOperator, as_operator
-
-FEW = 128  # dimensions up to which an eigendecomposition is less than the columns it saves
 
 
 class Sensitivity(NamedTuple):
@@ -42,23 +41,28 @@ class Sensitivity(NamedTuple):
         return (self.weights.unsqueeze(-1) * rows).mT @ rows
 
 
-def compressed(weights: Tensor, vectors: Tensor, dtype: torch.dtype) -> Sensitivity:
-    """Without the terms that rounding hides: |w_r| |y_r|² against the largest, for every sample.
+def compressed(weights: Tensor, vectors: Tensor, rtol: float | Tensor) -> Sensitivity:
+    """Without the terms that are small: |w_r| |y_r|² ≤ rtol times the largest, for every sample.
 
     The eigenvalues of a Fréchet derivative fall geometrically, so a handful of vectors remain, and
-    each of them costs a product with a graph. What is left out is eps^0.6 of G, 4e-10 in float64.
+    each of them costs a product with a graph.
 
     Args:
         weights: (..., m, r).
         vectors: (..., m, r, n).
-        dtype: Precision of the products that follow, whose rounding is meant.
+        rtol: A number, or (..., 1, 1).
     """
     size = weights.abs() * vectors.double().square().sum(-1)
-    large = ~(size <= torch.finfo(dtype).eps ** 0.6 * size.amax(-1, keepdim=True))
+    large = ~(size <= rtol * size.amax(-1, keepdim=True))
     count = max(1, int(large.sum(-1).max()))
     kept = size.nan_to_num(torch.inf).topk(count, -1).indices
     rows = vectors.gather(-2, kept.unsqueeze(-1).expand(*kept.shape, vectors.shape[-1]))
     return Sensitivity(weights.gather(-1, kept), rows)
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """What is left out of a derivative, relative to it: eps^0.6, 4e-10 in float64."""
+    return float(torch.finfo(dtype).eps ** 0.6)
 
 
 def inputs_of(operator: Any) -> tuple[Tensor, ...]:
@@ -104,18 +108,24 @@ class _Attached(torch.autograd.Function):
         inputs = ctx.saved_tensors
         # A sample that failed has no gradient: NaN says so, where zero would be believed. One that
         # the loss leaves out is not asked for any.
-        grad = grad.masked_fill(ctx.failed & (grad != 0), torch.nan)
+        masked = grad.masked_fill(ctx.failed & (grad != 0), torch.nan)
         with torch.no_grad():
-            grads = gradients(ctx.operator, ctx.sensitivity(), grad, factor=ctx.factor)
+            grads = gradients(ctx.operator, ctx.sensitivity(), masked, factor=ctx.factor)
         pairs = zip(grads, inputs, strict=True)
-        return None, None, None, None, *(g if g is None else _Once.apply(g, t) for g, t in pairs)
+        return (
+            None,
+            None,
+            None,
+            None,
+            *(g if g is None else _Once.apply(g, grad, t) for g, t in pairs),
+        )
 
 
 class _Once(torch.autograd.Function):
     """A gradient that, where a graph of it is asked for, refuses to be differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, source: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:  # noqa: ARG004
         return gradient.view_as(gradient)
 
     @staticmethod
@@ -148,22 +158,15 @@ def gradients(
         return tuple(operator.pull_back((weights.flatten(-2)[..., None] * left).to(right), right))
     # As wide as the blocks of the estimate, whose graphs and records serve again.
     width = G.width or operator.shape[-1]
-    weights, right = _together(weights, G.vectors, width)
+    weights, right = _filled(weights.flatten(-2), G.vectors.flatten(-3, -2), width)
     images = torch.cat([(operator @ block.mT).mT for block in right.split(width, -2)], -2)
     left = (2 * weights.unsqueeze(-1) * images).to(right.dtype)
     return tuple(operator.pull_back(left, right, width=G.width))
 
 
-def _together(weights: Tensor, vectors: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Σ w y yᵀ over all samples in few vectors, (..., r) and (..., r, n), r a multiple of width."""
-    w, rows = weights.flatten(-2), vectors.flatten(-3, -2)
-    n = rows.shape[-1]
-    if n < rows.shape[-2] and n <= FEW:
-        total = (w.unsqueeze(-1) * rows).mT @ rows.double()
-        found = torch.isfinite(total).all(-1).all(-1)[..., None]
-        w, U = torch.linalg.eigh(torch.where(found.unsqueeze(-1), total, 0))
-        w, rows = w.masked_fill(~found, torch.nan), U.mT.to(rows.dtype)
+def _filled(weights: Tensor, rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Weights (..., r) and vectors (..., r, n) with zeros, to a multiple of the width."""
     missing = -rows.shape[-2] % width
     if rows.shape[-2] <= width or not missing:
-        return w, rows
-    return pad(w, (0, missing)), pad(rows, (0, 0, 0, missing))
+        return weights, rows
+    return pad(weights, (0, missing)), pad(rows, (0, 0, 0, missing))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from specbp import bounds, polynomials, quadrature
 from specbp.differentiable import Sensitivity, attach, inputs_of
@@ -19,6 +20,7 @@ from specbp.jacobian import Jacobian, JacobianMetric
 from specbp.krylov import Tridiagonal, lanczos
 from specbp.operators import (
     CountingOperator,
+    Dense,
     as_operator,
     check_probes,
     check_square,
@@ -98,7 +100,8 @@ def solve_logdet(
     .. math:: d \log\det A = \mathbb{E}\, (A^{-1} x)^\top dA\, x, \qquad
               \log\det A = \mathbb{E}\, x^\top \log(A)\, x
 
-    The gradient is unbiased up to `rtol`, whatever the spectrum, but noisier than Fréchet
+    The gradient is unbiased up to `rtol`, whatever the spectrum, as long as rtol ≪ 1/√n (a single
+    small eigenvalue hides below it otherwise), but noisier than Fréchet
     derivatives: entries of dA in the eigenbasis of A are weighted by the harmonic instead of the
     logarithmic mean of their eigenvalues.
 
@@ -146,10 +149,11 @@ def _tridiagonal(solved: Solution, rows: Tensor) -> Tridiagonal:
     assert solved.diagonal is not None  # `cg` returns them
     assert solved.off_diagonal is not None
     # Rounding may take conjugate gradients further than n steps, where a rule gains nothing.
-    n = rows.shape[-1]
+    n, steps = rows.shape[-1], solved.diagonal.shape[-1]
+    missing = (0, 1 - min(steps, 1))  # probes that are all zero take no step
     return Tridiagonal(
-        solved.diagonal[..., :n],
-        solved.off_diagonal[..., :n],
+        pad(solved.diagonal[..., :n], missing, value=1.0),
+        pad(solved.off_diagonal[..., :n], missing),
         norm_squared=rows.double().square().sum(-1),
         closed=solved.converged,
         basis=rows.new_empty(0),
@@ -159,7 +163,9 @@ def _tridiagonal(solved: Solution, rows: Tensor) -> Tridiagonal:
 
 def _symmetric(y: Tensor, x: Tensor) -> Sensitivity:
     """½ (y xᵀ + x yᵀ) = ¼ (y/c + c x)(…)ᵀ − ¼ (y/c − c x)(…)ᵀ, c the balance of their lengths."""
-    c = (_length(y) / _length(x)).sqrt()
+    long_y, long_x = _length(y), _length(x)
+    # A zero probe has a zero solution: any balance does.
+    c = torch.where((long_y > 0) & (long_x > 0), (long_y / long_x).sqrt(), 1.0)
     ends = torch.stack([y / c + c * x, y / c - c * x], -2)
     weights = torch.tensor([0.25, -0.25], dtype=torch.float64, device=x.device)
     return Sensitivity(weights.expand(ends.shape[:-1]), ends, width=x.shape[-2])
@@ -170,8 +176,19 @@ def _length(rows: Tensor) -> Tensor:
 
 
 def _recording(A: Any, reuse: bool) -> Any:
-    """The operator whose products keep their graph."""
-    J = getattr(A, "J", None)
-    if isinstance(A, JacobianMetric) and isinstance(J, Jacobian):
-        return J.recorded_metric(reuse=reuse)
+    """The operator whose products keep their graph.
+
+    Raises:
+        TypeError: If products of A are detached, though it depends on tensors with a gradient.
+    """
+    inner = A
+    while isinstance(inner, CountingOperator):
+        inner = inner.operator
+    if isinstance(inner, JacobianMetric) and isinstance(inner.J, Jacobian):
+        return inner.J.recorded_metric(reuse=reuse)
+    if not isinstance(inner, Tensor | Dense) and inputs_of(A):
+        raise TypeError(
+            "backprop_logdet differentiates an explicit tensor, or JacobianMetric of a Jacobian; "
+            f"products of {type(A).__name__} keep no graph: use chebyshev_logdet."
+        )
     return A

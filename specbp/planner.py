@@ -94,8 +94,8 @@ def logdet(
 
     Where A is differentiable, so is the value, and the plan counts what the gradient will cost: an
     exact answer has the exact gradient, an estimate that of its probes. The error asked for is that
-    of the value. A gradient is noisier by far: from m probes its standard deviation is about √(2n /
-    m) times its norm where nothing is special about the direction of dA.
+    of the value. A gradient is noisier by far: from m probes its standard deviation is about √(n/m)
+    times the derivative itself along a dA in which nothing is special, less for a spread spectrum.
 
     Example:
         >>> import torch

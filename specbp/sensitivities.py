@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from specbp import quadrature
-from specbp.differentiable import Sensitivity, compressed
+from specbp.differentiable import Sensitivity, compressed, rounding
 from specbp.krylov import Bidiagonal, Tridiagonal
 from specbp.operators import LinearOperator, product
 
@@ -54,7 +54,7 @@ def in_eigenbasis(core: Tensor, nodes: Tensor, vectors: Tensor, dtype: torch.dty
     relative = scale.unsqueeze(-1) * core * scale.unsqueeze(-2)
     finite = torch.isfinite(relative).all(-1).all(-1)[..., None]
     weights, U = torch.linalg.eigh(torch.where(finite.unsqueeze(-1), relative, 0))
-    kept = compressed(weights.masked_fill(~finite, torch.nan), U.mT, dtype)
+    kept = compressed(weights.masked_fill(~finite, torch.nan), U.mT, rounding(dtype))
     coordinates = torch.where(scale > 0, 1 / scale, 0).unsqueeze(-2) * kept.vectors
     return Sensitivity(kept.weights, (coordinates @ vectors.mT).to(dtype))
 
@@ -109,7 +109,9 @@ def chebyshev(
     twice = torch.full((degree,), 2.0, dtype=torch.float64, device=coefficients.device)
     twice[0] = 1
     core = torch.outer(twice, twice) * _hankel(_tails(coefficients))
-    return _in_span(core * (2 / (upper - lower)).double()[..., None, None, None], vectors)
+    # Along large eigenvalues G is smaller by the condition number, and matters as much.
+    rtol = rounding(known[0].dtype) * (lower / upper).double()[..., None, None]
+    return _in_span(core * (2 / (upper - lower)).double()[..., None, None, None], vectors, rtol)
 
 
 def taylor(
@@ -126,7 +128,7 @@ def taylor(
     for _ in range(len(vectors), degree):
         vectors.append(vectors[-1] - inverse * product(A, vectors[-1]))
     core = _hankel(coefficients[..., 1:])
-    return _in_span(core * (-1 / upper).double()[..., None, None, None], vectors)
+    return _in_span(core * (-1 / upper).double()[..., None, None, None], vectors, 0.0)
 
 
 def _tails(coefficients: Tensor) -> Tensor:
@@ -147,7 +149,7 @@ def _hankel(anti: Tensor) -> Tensor:
     return torch.where(total < d, anti[..., total.clamp_max(d - 1)], 0)
 
 
-def _in_span(core: Tensor, vectors: list[Tensor]) -> Sensitivity:
+def _in_span(core: Tensor, vectors: list[Tensor], rtol: float | Tensor) -> Sensitivity:
     """Σ core_ij w_i w_jᵀ in as few vectors as it takes."""
     W = torch.stack(vectors, -1).double()  # (..., m, n, d)
     finite = torch.isfinite(W).all(-1).all(-1)[..., None]
@@ -155,6 +157,5 @@ def _in_span(core: Tensor, vectors: list[Tensor]) -> Sensitivity:
     inner = R @ core @ R.mT
     weights, U = torch.linalg.eigh((inner + inner.mT) / 2)
     weights = weights.masked_fill(~finite, torch.nan)
-    dtype = vectors[0].dtype
-    found = compressed(weights, (Q @ U).mT.to(dtype), dtype)
+    found = compressed(weights, (Q @ U).mT.to(vectors[0].dtype), rtol)
     return found._replace(width=vectors[0].shape[-2])

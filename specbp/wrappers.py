@@ -12,7 +12,7 @@ from specbp.operators import LinearOperator, as_operator, product
 
 
 class ShiftedOperator:
-    """A + shift·I."""
+    """A + shift·I, with one shift, or one for each item of the batch, (...) or (..., 1, 1)."""
 
     def __init__(self, operator: LinearOperator, shift: float | Tensor):
         self.operator, self.shift = as_operator(operator), shift
@@ -32,11 +32,11 @@ class ShiftedOperator:
         return (*_pulled_back(self.operator, left, right), *own)
 
     def __matmul__(self, X: Tensor) -> Tensor:
-        return self.operator @ X + self.shift * X
+        return self.operator @ X + _for_blocks(self.shift) * X
 
 
 class ScaledOperator:
-    """scale·A, or scale·J with its adjoint."""
+    """scale·A, or scale·J with its adjoint; one scale, or one for each item, as for a shift."""
 
     def __init__(self, operator: LinearOperator, scale: float | Tensor):
         self.operator, self.scale = as_operator(operator), scale
@@ -54,10 +54,10 @@ class ScaledOperator:
     def pull_back(self, left: Tensor, right: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of Σ leftᵀ (scale · M) right in the inputs."""
         own = _for_scalar(self.scale, lambda: (left * product(self.operator, right)).sum((-2, -1)))
-        return (*_pulled_back(self.operator, self.scale * left, right), *own)
+        return (*_pulled_back(self.operator, _for_blocks(self.scale) * left, right), *own)
 
     def __matmul__(self, X: Tensor) -> Tensor:
-        return self.scale * (self.operator @ X)
+        return _for_blocks(self.scale) * (self.operator @ X)
 
 
 class RecordedOperator:
@@ -67,7 +67,10 @@ class RecordedOperator:
 
     Args:
         operator: With `shape`, `dtype`, `device` and a differentiable `@`; a factor has `mT`.
-        parameters: The tensors that require a gradient.
+        parameters: The leaf tensors that require a gradient.
+
+    Raises:
+        ValueError: If a parameter is the result of an operation.
 
     Example:
         >>> import torch
@@ -82,7 +85,13 @@ class RecordedOperator:
     """
 
     def __init__(self, operator: LinearOperator, parameters: Iterable[Tensor]):
-        self.operator, self._parameters = operator, tuple(parameters)
+        self.operator = operator
+        self._parameters = tuple({id(p): p for p in parameters}.values())
+        if any(not p.is_leaf for p in self._parameters):
+            raise ValueError(
+                "The parameters of an operator are leaves: name the tensors that the others are "
+                "computed from, or the gradient of both would count twice."
+            )
 
     shape = property(lambda self: self.operator.shape)
     dtype = property(lambda self: self.operator.dtype)
@@ -105,6 +114,13 @@ class RecordedOperator:
             return self.operator @ X
 
 
+def _for_blocks(value: float | Tensor) -> float | Tensor:
+    """One number for each item, to multiply blocks (..., n, m)."""
+    if isinstance(value, Tensor) and value.ndim and value.shape[-2:] != (1, 1):
+        return value[..., None, None]
+    return value
+
+
 def _of_scalar(value: float | Tensor) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) and value.requires_grad else ()
 
@@ -115,7 +131,7 @@ def _for_scalar(value: float | Tensor, gradient: Callable[[], Tensor]) -> tuple[
 
 
 def _summed(gradient: Tensor, like: Tensor) -> Tensor:
-    if like.ndim >= 2:
+    if like.shape[-2:] == (1, 1):
         gradient = gradient[..., None, None]
     return gradient.sum_to_size(like.shape)
 

@@ -8,7 +8,14 @@ from torch import nn
 
 import specbp
 from specbp import Jacobian, JacobianMetric
-from specbp.differentiable import Sensitivity, attach, compressed, gradients, inputs_of
+from specbp.differentiable import (
+    Sensitivity,
+    attach,
+    compressed,
+    gradients,
+    inputs_of,
+    rounding,
+)
 from specbp.operators import CountingOperator, Dense
 from tests.rows import each_row, matrix, run
 from tests.support import EPS, f32, f64, geometric, normal, signs, spd
@@ -210,7 +217,7 @@ def test_what_is_left_out_is_small(dtype):
     Q = torch.linalg.qr(normal(40, 40))[0].to(dtype)
     weights = torch.logspace(3, -17, 40, dtype=f64) * signs(2, 40)
     whole = Sensitivity(weights, Q.expand(2, 40, 40))
-    small = compressed(whole.weights, whole.vectors, dtype)
+    small = compressed(whole.weights, whole.vectors, rounding(dtype))
     error = torch.linalg.matrix_norm(small.dense() - whole.dense(), ord=2)
     assert bool((error <= 1.01 * EPS[dtype] ** 0.6 * weights.abs().amax(-1)).all())
     assert small.weights.shape[-1] < 40
@@ -220,19 +227,19 @@ def test_what_is_left_out_is_small(dtype):
 def test_long_vectors_count_by_their_length():
     weights = torch.tensor([[1.0, 1e-20]], dtype=f64)
     vectors = torch.stack([torch.eye(3, dtype=f64)[0], 1e12 * torch.eye(3, dtype=f64)[1]])[None]
-    assert compressed(weights, vectors, f64).weights.shape == (1, 2)
+    assert compressed(weights, vectors, rounding(f64)).weights.shape == (1, 2)
 
 
 def test_every_sample_keeps_what_it_needs():
     weights = torch.tensor([[1.0, 1e-30, 1e-30], [1.0, 1.0, 1e-30]], dtype=f64)
-    small = compressed(weights, torch.eye(3, dtype=f64).expand(2, 3, 3), f64)
+    small = compressed(weights, torch.eye(3, dtype=f64).expand(2, 3, 3), rounding(f64))
     assert small.weights.shape == (2, 2)
     assert float(small.weights[1].sum()) == 2
 
 
 def test_nan_is_not_left_out_and_nothing_is_no_error():
     weights = torch.tensor([[1.0, torch.nan, 1e-30], [0.0, 0.0, 0.0]], dtype=f64)
-    small = compressed(weights, torch.eye(3, dtype=f64).expand(2, 3, 3), f64)
+    small = compressed(weights, torch.eye(3, dtype=f64).expand(2, 3, 3), rounding(f64))
     assert bool(torch.isnan(small.weights[0]).any())
     assert float(small.weights[1].abs().sum()) == 0
 

@@ -2,13 +2,16 @@ r"""Gradients of ⟨u, J x⟩ with respect to what J depends on: the parameters 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from specbp.jacobian.primal import Primal, plain_evaluation
+from specbp.jacobian.primal import Primal, plain_evaluation, rounding_unit
 from specbp.jacobian.products import is_final, is_small
+from specbp.jacobian.tape import StaleError
 
 
 class Derivative:
@@ -37,7 +40,7 @@ class Derivative:
 
     def __call__(self, u: Tensor, x: Tensor) -> list[Tensor]:
         """Gradients for u (b, r, *out) and x (b, r, *event), θ first, then z (b, *event)."""
-        with plain_evaluation(x.device), torch.enable_grad():
+        with plain_evaluation(x.device), torch.enable_grad(), _without_hooks(self.parameters):
             if is_small(self.primal, x.shape[1]):
                 return self._repeated(u, x)
             try:
@@ -45,7 +48,7 @@ class Derivative:
             except RuntimeError as error:
                 if is_final(error):
                     raise
-                # an operation of f has no forward mode or no batching rule
+                # an operation of f has no batching rule
                 return self._repeated(u, x)
 
     def _repeated(self, u: Tensor, x: Tensor) -> list[Tensor]:
@@ -53,6 +56,7 @@ class Derivative:
         b, r = x.shape[:2]
         z = self.primal.z.repeat_interleave(r, 0).requires_grad_()
         value = self.primal.f(z)
+        self._check_unchanged(value.detach().unflatten(0, (b, r))[:, 0])
         if not value.requires_grad:
             return self._zeros()
         (slope,) = torch.autograd.grad(
@@ -62,14 +66,37 @@ class Derivative:
         return [*grads, at_points.unflatten(0, (b, r)).sum(1)]
 
     def _mapped(self, u: Tensor, x: Tensor) -> list[Tensor]:
-        """Reverse over forward, the columns by vmap: the activations of f are those of b points."""
+        """The same, columns by vmap: the activations of f itself are those of b points.
+
+        Not reverse over forward: the forward formulas of torch for normalisation layers and solves
+        take for constants what they computed on the way, and have wrong derivatives.
+        """
         z = self.primal.z.clone().requires_grad_()
+        value, pull, *_ = torch.func.vjp(self.primal.f, z)
+        self._check_unchanged(value.detach())
 
-        def push(column: Tensor) -> Tensor:
-            return torch.func.jvp(self.primal.f, (z,), (column,))[1]
+        def slope(column: Tensor) -> Tensor:
+            return pull(column)[0]
 
-        images = torch.func.vmap(push, in_dims=1, out_dims=1)(x)
-        return self._gradients(images, u, z)
+        slopes = torch.func.vmap(slope, in_dims=1, out_dims=1)(u)
+        return self._gradients(slopes, x, z)
+
+    def _check_unchanged(self, value: Tensor) -> None:
+        """Refuse an f that is not the one that J was built from: its gradient would be another's.
+
+        Raises:
+            StaleError: If f(z) has moved by more than rounding.
+        """
+        before = self.primal.value
+        threshold = math.sqrt(rounding_unit(before)) * float(before.abs().max())
+        if value.shape == before.shape and bool(((value - before).abs() <= threshold).all()):
+            return
+        msg = (
+            "f does not return what it returned when the Jacobian was built: a name that it looks "
+            "up was bound anew (in a loop?), a parameter replaced, or .train() called. Call "
+            "backward before that, or pass what f depends on by params= or functools.partial."
+        )
+        raise StaleError(msg)
 
     def _gradients(self, y: Tensor, weights: Tensor, z: Tensor) -> list[Tensor]:
         """Gradients of ⟨y, weights⟩; zero where y does not depend on a tensor."""
@@ -88,3 +115,16 @@ class Derivative:
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(t) for t in (*self.parameters, self.primal.z)]
+
+
+@contextmanager
+def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Hooks of a tensor are for its gradient as a whole, which the caller's backward delivers."""
+    kept = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
+    for hooks, _ in kept:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, before in kept:
+            hooks.update(before)

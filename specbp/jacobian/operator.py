@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from specbp.jacobian.checks import check_arguments, check_block
 from specbp.jacobian.derivative import Derivative
+from specbp.jacobian.params import copied, sources
 from specbp.jacobian.primal import Primal, plain_evaluation, state
 from specbp.jacobian.products import METHODS, AutoProducts, Products
 from specbp.jacobian.recorded import RecordedMetric
@@ -141,8 +141,10 @@ class Jacobian:
             msg = f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}."
             raise ValueError(msg)
         self._batch, self._event = z.shape[: z.ndim - event_dim], z.shape[z.ndim - event_dim :]
+        copies = None
         if params is not None:
-            f = partial(f, params)
+            params, copies = copied(params)
+            f = partial(f, copies)
         with plain_evaluation(z.device):
             points = z.detach().clone().reshape(-1, *self._event)
         self._primal = Primal.evaluate(f, points, check=check)
@@ -150,7 +152,8 @@ class Jacobian:
         self._state = state(f)
         self._versions = [tensor._version for tensor in self._state.values()]
         self._products: Products = METHODS[method](self._primal)
-        self._derivative = Derivative(self._primal, _parameters(self._primal, params))
+        self._sources, parameters = sources(self._primal.leaves, params, copies)
+        self._derivative = Derivative(self._primal, parameters)
         self._source = z if z.requires_grad else None
         self._chunk_size = chunk_size
         self.method = method
@@ -197,7 +200,7 @@ class Jacobian:
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The tensors that J depends on and that require a gradient: parameters, then z."""
-        return (*self._derivative.parameters, *([] if self._source is None else [self._source]))
+        return (*self._sources, *([] if self._source is None else [self._source]))
 
     def pull_back(
         self, left: Tensor, right: Tensor, *, width: int | None = None
@@ -327,13 +330,6 @@ class JacobianAdjoint:
 
     def __matmul__(self, U: Tensor) -> Tensor:
         return self.mT._multiply(U, adjoint=True)
-
-
-def _parameters(primal: Primal, params: Any) -> list[Tensor]:
-    """The tensors of a tree that require a gradient, or those that f was found to use."""
-    if params is None:
-        return list(primal.leaves)
-    return [p for p in pytree.tree_leaves(params) if isinstance(p, Tensor) and p.requires_grad]
 
 
 def _blocks(columns: int, width: int) -> list[slice]:

@@ -83,7 +83,8 @@ def _samples(target: str, shown: dict[int, Tensor], axes: list[Axes], mode: str)
     (left, right), (bottom, top) = ((-4, 4), (-4, 4)) if forward else _box(target)
     what = "data mapped to Z" if forward else "samples"
     for ax, (iteration, points) in zip(axes, shown.items(), strict=True):
-        ax.scatter(*points.T.numpy(), s=3, color=COLOURS[mode], alpha=0.6, lw=0)
+        first, second = points.T.numpy()
+        ax.scatter(first, second, s=3, color=COLOURS[mode], alpha=0.6, lw=0)
         ax.set(xlim=(left, right), ylim=(bottom, top))
         ax.set_title(f"{what}, iteration {iteration}", fontsize=10)
         ax.set_xlabel("$z_1$" if forward else "$x_1$", labelpad=0)
