@@ -16,6 +16,7 @@ from specbp.estimate import Estimate, EstimationError, Status
 from specbp.functional import logdet_at
 from specbp.gradients import backprop_logdet, solve_logdet
 from specbp.jacobian import Jacobian, JacobianMetric
+from specbp.likelihood import ImplicitDensity, PullbackDensity, StandardNormal, relative_error
 from specbp.logdets import (
     algorithm1_logdet,
     chebyshev_logdet,
@@ -27,6 +28,7 @@ from specbp.lowrank_trace import hutchpp_trace, xnystrace, xtrace
 from specbp.maxent import maxent_logdet
 from specbp.multilevel import multilevel_golub_kahan_logdet, multilevel_logdet
 from specbp.nystrom import nystrom_logdet
+from specbp.objectives import Objective, forward_kl, reverse_kl, spectral_norm
 from specbp.operators import (
     CountingOperator,
     LinearOperator,
@@ -46,6 +48,7 @@ from specbp.probes import (
     unit_vector,
 )
 from specbp.roulette import randomised_chebyshev_logdet
+from specbp.solvers import Solution, block_cg, cg
 from specbp.surrogate import with_gradient_of
 from specbp.trace import hutchinson_trace
 from specbp.wrappers import RecordedOperator, ScaledOperator, ShiftedOperator
@@ -59,28 +62,36 @@ __all__ = [
     "DiscreteDensity",
     "Estimate",
     "EstimationError",
+    "ImplicitDensity",
     "Jacobian",
     "JacobianMetric",
     "KernelDensity",
     "LinearOperator",
+    "Objective",
     "Plan",
+    "PullbackDensity",
     "RecordedOperator",
     "RectangularOperator",
     "ScaledOperator",
     "ShiftedOperator",
+    "Solution",
+    "StandardNormal",
     "Status",
     "algorithm1_logdet",
     "antithetic",
     "backprop_logdet",
+    "block_cg",
     "block_golub_kahan_logdet",
     "block_slq_logdet",
     "certified_upper",
+    "cg",
     "chebyshev_logdet",
     "check_deterministic",
     "cholesky_logdet",
     "deflated_chebyshev_logdet",
     "degree_law",
     "eigenvalue_logdet",
+    "forward_kl",
     "gaussian",
     "generator_for",
     "golub_kahan_density",
@@ -105,9 +116,12 @@ __all__ = [
     "qr_logdet",
     "rademacher",
     "randomised_chebyshev_logdet",
+    "relative_error",
+    "reverse_kl",
     "slq_density",
     "slq_logdet",
     "solve_logdet",
+    "spectral_norm",
     "sphere",
     "taylor_logdet",
     "unit_vector",

@@ -247,8 +247,8 @@ def from_samples(
         return _sound(y, status, num_matvecs, lower, upper)
     unexplained = ~torch.isfinite(y) & ((status & int(FAILURES | Status.SINGULAR)) == 0)
     status = status | unexplained * int(Status.NONFINITE)
-    y = _failed(y, (status & int(Status.SINGULAR)) != 0, -torch.inf)
-    y = _failed(y, (status & int(FAILURES)) != 0, torch.nan)
+    y = poisoned(y, (status & int(Status.SINGULAR)) != 0, -torch.inf)
+    y = poisoned(y, (status & int(FAILURES)) != 0, torch.nan)
     found = _sound(y, union(status).unsqueeze(-1), num_matvecs, lower, upper)
     known = torch.isfinite(found.value)
     return replace(
@@ -258,7 +258,7 @@ def from_samples(
     )
 
 
-def _failed(y: Tensor, failed: Tensor, value: float) -> Tensor:
+def poisoned(y: Tensor, failed: Tensor, value: float) -> Tensor:
     """The value where a sample failed; its gradient there is NaN, where filling would make it 0."""
     filled: Tensor = _Poisoned.apply(y, failed, value)
     return filled
@@ -304,7 +304,7 @@ def untruncated(found: Estimate) -> Estimate:
 
 def without_probes(value: Tensor, *, num_matvecs: float, status: Tensor) -> Estimate:
     """Result of a method that draws nothing: no Monte Carlo error, no truncation."""
-    value = _failed(value.double(), (status & int(FAILURES)) != 0, torch.nan)
+    value = poisoned(value.double(), (status & int(FAILURES)) != 0, torch.nan)
     known = value.detach()
     return Estimate(
         value=value,

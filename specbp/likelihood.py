@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from specbp.estimate import FAILURES, Estimate, Status
+from specbp.estimate import FAILURES, Estimate, Status, poisoned
 from specbp.jacobian import Jacobian, JacobianMetric
 from specbp.planner import logdet as planned_logdet
 
@@ -167,8 +167,9 @@ class ImplicitDensity(_Density):
             generator=generator)`` if a generator was passed. By default `specbp.logdet`: exact
             where that is cheapest.
         jacobian: z -> J, where something cheaper than ``Jacobian(f, z)`` is known: with few inputs
-            a tensor (*batch, N, n) that carries its graph, from JVPs or by hand. ``logdet`` gets
-            it as it is.
+            a tensor (*batch, N, n) that carries its graph, by hand or from `torch.func.jacrev`
+            (forward mode has wrong derivatives for normalisation layers). ``logdet`` gets it as it
+            is.
         params: Tensors that f takes as its first argument, f(params, z), as for `Jacobian`.
         check: Test f as `Jacobian` does; pass False inside training loops.
 
@@ -268,7 +269,7 @@ def affine(found: Estimate, offset: Tensor, factor: float) -> Estimate:
     failed = (status & int(FAILURES)) != 0
     return replace(
         found,
-        value=(offset + factor * found.value).masked_fill(failed, torch.nan),
+        value=poisoned(offset + factor * found.value, failed, torch.nan),
         standard_error=abs(factor) * found.standard_error,
         lower=lower.masked_fill(failed, -torch.inf),
         upper=upper.masked_fill(failed, torch.inf),

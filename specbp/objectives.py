@@ -28,7 +28,8 @@ class Objective:
 
     Attributes:
         loss: Mean over the batch, a scalar, float64, differentiable.
-        standard_error: Of the mean, from batch and probes together.
+        standard_error: Of the mean, from batch and probes together; with a single probe that all
+            items share, from the batch alone.
         batch_error: Its part from the choice of the batch; NaN with a single probe for each item,
             which cannot tell the two apart.
         probe_error: Its part from the probes, whether items share them or have their own; 0 for an
@@ -216,11 +217,12 @@ def _errors(items: Tensor, log_prob: Estimate) -> tuple[Tensor, Tensor, Tensor]:
         return spread.sqrt(), unknown, unknown
     if m == 0:
         return spread.sqrt(), spread.sqrt(), torch.zeros_like(spread)
-    own = log_prob.standard_error.detach().square().mean()
+    own, samples = log_prob.standard_error.detach().square().mean(), log_prob.samples.detach()
     # The mean over items first: right for probes that items share, and for those of their own.
-    # Errors that are no plain means of samples know their size best themselves.
-    shared = log_prob.samples.detach().mean(0).var() / m
-    probes = own / b if log_prob.freedom is not None else shared
+    # Where errors are no plain means of samples, they say by how much those are correlated.
+    shared = samples.mean(0).var() / m
+    plain = samples.var(-1).mean() / m
+    probes = shared * torch.where(plain > 0, own / plain, 1)
     batch = (spread - own / b).clamp_min(0)
     return (batch + probes).sqrt(), batch.sqrt(), probes.sqrt()
 

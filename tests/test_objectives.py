@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal
 
-from specbp import EstimationError, Jacobian, qr_logdet
+from specbp import EstimationError, Jacobian, block_golub_kahan_logdet, qr_logdet, sphere
 from specbp.estimate import from_samples
 from specbp.likelihood import ImplicitDensity, PullbackDensity, StandardNormal
 from specbp.models import BottleneckResNet
@@ -95,12 +95,35 @@ def test_errors_of_batch_and_probes_of_its_own_add_up_to_the_spread():
     assert float(found.standard_error) == pytest.approx(math.hypot(*parts))
 
 
-def test_errors_that_know_their_freedom_are_taken_as_they_are():
-    z, samples = normal(50, 2), normal(50, 4)
-    told = replace(from_samples(samples, num_matvecs=1), freedom=3.0)
-    found = reverse_kl(ImplicitDensity(BASE, linear, logdet=lambda J: told), bowl, z)
-    size = float((told.standard_error / 2).square().sum().sqrt()) / 50
-    assert float(found.probe_error) == pytest.approx(size)
+def test_errors_of_samples_that_are_correlated_scale_the_part_of_the_probes():
+    z, plain = normal(50, 2), from_samples(normal(50, 4), num_matvecs=1)
+    told = replace(plain, standard_error=3 * plain.standard_error, freedom=3.0)
+    found, other = (
+        reverse_kl(ImplicitDensity(BASE, linear, logdet=lambda J, e=e: e), bowl, z)
+        for e in (told, plain)
+    )
+    assert float(found.probe_error) == pytest.approx(3 * float(other.probe_error))
+
+
+def test_block_probes_that_items_share_move_all_of_them_together():
+    """The error of the mean does not fall with the batch: it is measured over fresh probes."""
+    weight = torch.eye(24, dtype=f64) + normal(24, 24) / 4
+    z, means, errors = normal(16, 24, seed=1), [], []
+    for seed in range(40):
+        X = sphere(24, 4, generator=generator(seed), dtype=f64)
+        density = ImplicitDensity(
+            StandardNormal(24),
+            lambda x: torch.sinh(x @ weight),
+            logdet=lambda J, X=X: block_golub_kahan_logdet(J, X, num_steps=2),
+            check=False,
+        )
+        with torch.no_grad():
+            found = reverse_kl(density, lambda x: 0 * x.sum(-1), z)
+        means.append(found.value)
+        errors.append(float(found.probe_error))
+    spread = float(torch.tensor(means).std())
+    # The bar of a block is inflated where its space is a third of all: large, never small.
+    assert 0.7 * spread < float(torch.tensor(errors).square().mean().sqrt()) < 2 * spread
 
 
 def test_single_probe_cannot_tell_the_sources_apart():
