@@ -43,7 +43,7 @@ def beyond(k: Tensor) -> Tensor:
 def shifted_series(A: Any, X: Tensor, *, degree: int, upper: float) -> Estimate:
     """log α − Σ (1 − x/α)^k / (k + 1): the coefficient of the term after."""
     A = CountingOperator(as_operator(A))
-    alpha = torch.tensor(upper, dtype=torch.float64)
+    alpha = torch.as_tensor(upper, dtype=torch.float64)
     c = polynomials.taylor_coefficients(degree + 1, alpha)
     c = torch.cat([c[:1], c[2:]])
     seen = polynomials.taylor_moments(A, X.mT.contiguous(), degree, alpha)
