@@ -67,10 +67,10 @@ gradients: $(STAMP) ## gradient estimators against exact gradients: noise, memor
 	$(PY) -m verification.experiments.gradients
 
 learn: $(STAMP) ## the paper's learning in two dimensions, safe and as printed (half an hour)
-	$(PY) -m verification.experiments.learn_2d
+	$(PY) -m verification.experiments.learn_2d --ablate
 
 experiments: gradients learn ## these two, and what bounds densities from outside: preimages, flows, AIS, Stein
-	$(PY) -m verification.experiments.preimages
+	$(PY) -m verification.experiments.preimages --checkpoints .results/learn_2d/networks
 	$(PY) -m verification.experiments.realnvp
 	$(PY) -m verification.experiments.noisy_decoder
 	$(PY) -m verification.experiments.stein

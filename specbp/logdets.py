@@ -277,16 +277,16 @@ def _chebyshev(
     keep = bool(inputs_of(A))
     with torch.no_grad():
         seen = polynomials.chebyshev_moments(A, rows, degree, a, b, keep=keep)
-        values = (seen.moments * coefficients).sum(-1)
+        values = _combine(seen, coefficients)
 
     def derivative() -> Sensitivity:
-        fixed = coefficients.detach()
-        return sensitivities.chebyshev(A.operator, seen.vectors, fixed, a.detach(), b.detach())
+        fixed = (t.detach() for t in (coefficients, a, b))
+        return sensitivities.chebyshev(A.operator, seen.vectors, *fixed)
 
     values = attach(values, A, derivative)
     if coefficients.requires_grad:
         moved = polynomials.moving_interval(coefficients, a, b)
-        values = values + _only_gradient((seen.moments * moved).sum(-1))
+        values = values + _only_gradient(_combine(seen, moved))
     return values, seen
 
 
@@ -298,7 +298,7 @@ def _taylor(
     keep = bool(inputs_of(A))
     with torch.no_grad():
         seen = polynomials.taylor_moments(A, rows, degree, upper, keep=keep)
-        values = (seen.moments * coefficients).sum(-1)
+        values = _combine(seen, coefficients)
 
     def derivative() -> Sensitivity:
         return sensitivities.taylor(A.operator, seen.vectors, coefficients.detach(), upper.detach())
@@ -308,6 +308,10 @@ def _taylor(
         last = seen.moments[..., -1]
         values = values + _only_gradient(last * upper.double().log().unsqueeze(-1))
     return values, seen
+
+
+def _combine(seen: polynomials.Moments, coefficients: Tensor) -> Tensor:
+    return (seen.moments * coefficients).sum(-1)
 
 
 def _only_gradient(surrogate: Tensor) -> Tensor:
@@ -337,12 +341,8 @@ def _bracketed(
         node = bounds.positive(lower, "lower", rows).unsqueeze(-1)
         # A node within rounding of a Ritz value has no rule: nothing is known of the lower end.
         below = quadrature.gauss_radau(T, node).value.nan_to_num(nan=-torch.inf)
-    values = attach(
-        rule.value,
-        operator,
-        lambda: sensitivities.frechet(T),
-        factor=isinstance(T, Bidiagonal),
-    )
+    factor = isinstance(T, Bidiagonal)
+    values = attach(rule.value, operator, lambda: sensitivities.frechet(T), factor=factor)
     return from_samples(
         values, num_matvecs=num_matvecs, lower=below, upper=rule.value, status=status
     )

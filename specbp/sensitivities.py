@@ -80,7 +80,7 @@ def chebyshev(
     lower: Tensor,
     upper: Tensor,
 ) -> Sensitivity:
-    r"""Derivative of xᵀ p(A) x, p = Σ c_k T_k on [a, b], the interval held fixed: exact.
+    r"""Derivative of xᵀ p(A) x, p = Σ c_k T_k on [a, b], the interval held fixed: all of it.
 
     .. math:: G = \frac{2}{b-a} \sum_{i+j < d} \epsilon_i \epsilon_j
               \Bigl(\sum_{k > i+j,\; k \not\equiv i+j \,(2)} c_k\Bigr) w_i w_j^\top, \qquad

@@ -15,14 +15,18 @@ from verification.experiments.gradients_cases import Linearised, case, dot, exac
 from verification.experiments.gradients_cost import SavedTensors, Task, memory
 from verification.experiments.gradients_derived import best, shapes
 from verification.experiments.gradients_estimators import (
+    BLOCK,
     COST,
     EXACT,
     NOISE,
     PAPER,
+    PAPERS,
     PLAIN,
     Estimator,
     golub_kahan,
 )
+from verification.experiments.gradients_findings import findings, left_out
+from verification.experiments.gradients_goals import compared, least, lowest, only, paper_with
 from verification.experiments.gradients_noise import check, measure, solves, untruncated
 
 ROWS = {row.name: row for row in NOISE}
@@ -78,6 +82,25 @@ def test_probes_that_resolve_the_identity_have_the_exact_gradient_as_their_mean(
     value = golub_kahan(J, probes, n, small.interval, generator_for("none")).value.sum()
     (found,) = torch.autograd.grad(value, J.alpha)
     assert_close(found, untruncated(small, probes), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("limit", ["log", "inverse"])
+def test_every_limit_has_the_exact_gradient_as_its_mean(small, limit):
+    n = len(small.R)
+    rows = math.sqrt(n) * torch.eye(n, dtype=torch.float64)
+    assert_close(untruncated(small, rows.unsqueeze(-1), limit).mean(0), small.exact)
+
+
+def test_truncation_vanishes_where_steps_suffice_and_solves_have_their_own_limit(small):
+    solved = measure(small, ROWS["solve, rtol 1e-6"], 1, 0, 40)
+    lanczos = measure(small, ROWS["SLQ"], 1, 16, 40)
+    assert max(r["truncation_std"] / r["sampling_std"] for r in (solved, lanczos)) < 1e-5
+    assert solved["sampling_std"] > 1.01 * lanczos["sampling_std"]
+    steps = [measure(small, ROWS["solve, cut off"], 1, k, 40)["truncation_std"] for k in (1, 4, 10)]
+    assert steps[0] > 4 * steps[1] > 16 * steps[2]
+    random = measure(small, ROWS["random degree"], 1, 4, 40)
+    assert random["sampling_std"] is None
+    assert random["truncation_std"] is None
 
 
 def test_directions_estimate_the_norm_of_the_gradient():
@@ -155,6 +178,19 @@ def test_memory_of_the_papers_way_grows_with_its_degree_and_of_others_less():
     assert max(grown.values()) < 1.1
 
 
+def test_vectors_held_are_the_bases_that_grow_with_the_steps():
+    task = Task.build("bottleneck-d64", "init", 4)
+    rows = {row.name: row for row in COST}
+    vector = 4 * 4 * 64  # bytes of one step of four probes
+    for name in ("Golub–Kahan", "SLQ"):
+        few, many = (memory(task, rows[name], k)["held"] for k in (10, 30))
+        assert 20 * vector <= many - few < 1.1 * 20 * vector
+        assert 10 * vector <= few < 1.2 * 10 * vector
+    few, many = (memory(task, rows["Chebyshev adjoint"], k)["held"] for k in (10, 30))
+    assert 10 * vector <= many - few < 1.1 * 10 * vector
+    assert memory(task, rows[PAPER], 10)["held"] == 0
+
+
 def record(**changes):
     common = {"kind": "noise", "label": "a", "estimator": "e", "rtol": None, "independent": True}
     numbers = {"probes": 1, "steps": 4, "products": 4, "std": 6.0, "bias": 0.5, "bias_error": 0.3}
@@ -178,6 +214,36 @@ def test_shapes_share_the_products_among_probes():
     assert best([single, joint, solved]) is joint
 
 
+def test_measurements_that_failed_are_no_shapes():
+    records = [record(std=None), record(std=math.nan), record(std=math.inf), record(std=1.0)]
+    assert [s.std for s in shapes(records, "a", 4)] == [1.0]
+    assert left_out(records).count("e on a, 4 steps") == 1
+    assert left_out([record()]) == ""
+
+
+def test_goals_compare_at_equal_products_and_ask_for_less_error_than_no_gradient():
+    paper = {"estimator": PAPER, "steps": PAPERS, "products": 40, "bias": 0, "bias_error": 0}
+    block = paper | {"estimator": BLOCK, "independent": False, "probes": 2}
+    records = [
+        record(**paper, label="loud", n=60, std=9.0),
+        record(**paper | {"steps": 1, "bias": 8.0}, label="loud", n=60, std=0.5),
+        record(**block, label="loud", n=60, std=2.0),  # quieter, but no better than nothing
+        record(**paper, label="calm", n=100, std=1.5),
+        record(**block, label="calm", n=100, std=0.3),
+        record(**paper, label="alone", n=100, std=1.5),
+    ]
+    loud, calm = compared(records, 40, "std", lowest(only(BLOCK)), paper_with(PAPERS))
+    assert (loud.ratio, loud.dear, loud.meets(1 / 3)) == (pytest.approx(2 / 9), False, False)
+    assert (calm.ratio, calm.dear, calm.meets(1 / 3)) == (pytest.approx(0.2), True, True)
+    first, second = compared(records, 40, "rmse", lowest(only(BLOCK)), lowest(only(PAPER)))
+    assert (first.zero, second.zero) == (
+        pytest.approx(1 / math.hypot(8, 0.5)),
+        pytest.approx(2 / 3),
+    )
+    quiet, _ = compared(records, 40, "std", lowest(only(BLOCK)), least(only(PAPER)))
+    assert quiet.ratio == pytest.approx(4)
+
+
 def test_untruncated_gradient_is_linear_in_the_outer_products(small):
     x = rademacher(16, 3, generator=generator_for("t"), batch_shape=(2,))
     each = torch.stack([untruncated(small, x[..., i : i + 1]) for i in range(3)])
@@ -198,3 +264,19 @@ def test_quick_run_writes_a_page_of_its_own_records(tmp_path):
             assert r["label"] in page
     for name in ("memory.png", "time.png", "noise.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert findings(records) in page
+    redrawn(tmp_path, page)
+
+
+def redrawn(folder, page):
+    """The page and figures come back from the JSON, with a note of a measurement that failed."""
+    rows = json.loads((folder / "results.json").read_text())
+    next(r for r in rows if r.get("estimator") == "random degree")["std"] = None
+    (folder / "results.json").write_text(json.dumps(rows))
+    (folder / "noise.png").unlink()
+    gradients.main(["--redraw", "--out", str(folder)])
+    found = (folder / "README.md").read_text()
+    assert "left out: random degree on" in found
+    assert found.split("## Noise and bias")[0] == page.split("## Noise and bias")[0]
+    assert (folder / "noise.png").exists()
+    assert not list(folder.glob(".*"))

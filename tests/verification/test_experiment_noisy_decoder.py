@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from specbp import Jacobian, generator_for, qr_logdet
-from verification.experiments import ais, noisy_decoder, noisy_models, noisy_report
+from verification.experiments import ais, noisy_decoder, noisy_models, noisy_verdict
 
 f64 = torch.float64
 
@@ -92,7 +92,7 @@ TINY = replace(
     certified_temperatures=30,
     certified_sigmas=(0.3,),
     ladder_gradients=(40,),
-    sigmas=(0.5, 0.05),
+    sigmas=(0.15, 0.02),
 )
 
 
@@ -105,27 +105,90 @@ def tiny():
 
 def test_the_limit_of_the_grid_is_the_formula_for_injective_maps(tiny):
     for model in ("linear 2→8", "net 2→3", "net 2→8"):
-        for known in noisy_report.chosen(tiny, "formula", model=model):
-            rows = noisy_report.chosen(tiny, "limit", model=model, point=known["point"])
+        for known in noisy_verdict.chosen(tiny, "formula", model=model):
+            rows = noisy_verdict.chosen(tiny, "limit", model=model, point=known["point"])
             wide, narrow = (abs(r["grid"] - known["formula"]) for r in rows)
             assert narrow < 0.03
             assert narrow < wide / 10
 
 
 def test_the_fold_is_off_by_the_share_of_its_preimage(tiny):
-    for known in noisy_report.chosen(tiny, "formula", model=noisy_report.FOLD):
-        grid = noisy_report.chosen(tiny, "limit", model=noisy_report.FOLD, point=known["point"])
+    for known in noisy_verdict.chosen(tiny, "formula", model=noisy_verdict.FOLD):
+        grid = noisy_verdict.chosen(tiny, "limit", model=noisy_verdict.FOLD, point=known["point"])
         total = known["all_preimages"]
         assert total - known["formula"] > 0.1
         assert grid[-1]["grid"] == pytest.approx(total, abs=0.12)
 
 
-def test_the_verdict_follows_the_numbers(tiny):
-    assert noisy_report.judge(tiny)["passed"]
-    shifted = [{**r, "ais": r["ais"] + 10} if r["kind"] == "limit" else r for r in tiny]
-    assert not noisy_report.judge(shifted)["passed"]
-    off = [{**r, "closed": r.get("closed") and r["closed"] + 1e-6} for r in tiny]
-    assert not noisy_report.judge(off)["passed"]
+def changed(records, kind, key, by, **keys):
+    """The records with something added to an entry of some."""
+    kept = noisy_verdict.chosen(records, kind, **keys)
+    return [{**r, key: r[key] + by} if r in kept and r[key] is not None else r for r in records]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "by", "keys"),
+    [
+        ("limit", "ais", 10, {"model": "net 2→3"}),
+        ("limit", "closed", 1e-6, {}),
+        ("limit", "grid", 0.01, {"model": "net 2→8"}),
+        ("certificate", "lower", -10, {"model": "net 2→8"}),
+        ("certificate", "upper", 10, {"model": "net 2→8"}),
+        ("certificate", "upper", 40, {"model": "net 8→16"}),
+        ("certificate", "lower", 40, {"model": "net 8→16"}),
+    ],
+)
+def test_the_verdict_follows_the_numbers(tiny, kind, key, by, keys):
+    assert noisy_verdict.judge(tiny, TINY.chains)["passed"]
+    wrong = changed(tiny, kind, key, by, **keys)
+    assert not noisy_verdict.judge(wrong, TINY.chains)["passed"]
+
+
+def test_without_a_grid_the_limit_judges(tiny):
+    """At the smallest noise; the others are far from the limit, as they may be."""
+    name, known = "net 8→16", {}
+    for r in noisy_verdict.chosen(tiny, "formula", model=name):
+        known[r["point"]] = r["all_preimages"]
+
+    def judged(*off):
+        rows = noisy_verdict.chosen(tiny, "limit", model=name)
+        by = dict(zip(sorted({r["sigma"] for r in rows}), off, strict=True))
+        moved = [
+            {**r, "ais": known[r["point"]] + by[r["sigma"]], "ais_error": 0.1} if r in rows else r
+            for r in tiny
+        ]
+        return noisy_verdict.judge(moved, TINY.chains)["passed"]
+
+    assert judged(0.1, 50.0)
+    assert not judged(-5.0, 0.0)
+
+
+def test_the_order_of_the_bounds_is_judged(tiny):
+    """A forward estimate above the reverse one by many errors, each near a truth in between."""
+    name = "forward − reverse, if positive"
+    bounds = noisy_verdict.chosen(tiny, "certificate", model="net 2→8")
+    crossed = [
+        {
+            **r,
+            "lower": r["truth"] + 3 * r["lower_error"],
+            "upper": r["truth"] - 3 * r["lower_error"],
+        }
+        | {"upper_error": r["lower_error"]}
+        if r in bounds
+        else r
+        for r in tiny
+    ]
+    found = noisy_verdict.judge(crossed, TINY.chains)
+    assert found["largest"][name] == pytest.approx(6 / 2**0.5)
+    assert noisy_verdict.judge(tiny, TINY.chains)["largest"][name] < 4
+
+
+def test_a_limit_that_is_not_reached_has_no_order(tiny):
+    orders = noisy_verdict.judge(tiny, TINY.chains)["orders"]
+    assert set(orders) == {"linear 2→8", "net 2→3", "net 2→8"}
+    assert all(1.8 < value < 2.2 for value in orders.values())
+    off = changed(tiny, "formula", "all_preimages", 0.1)
+    assert abs(noisy_verdict.order(off, "net 2→3")) < 0.5
 
 
 def test_the_command_writes_a_page_its_figures_and_its_numbers(tiny, monkeypatch, tmp_path):

@@ -12,11 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch.testing import assert_close
 
 from specbp import generator_for
 from specbp.models import BottleneckResNet
-from verification.experiments import newton, preimages, triangulation
+from verification.experiments import newton, preimages, preimages_verdict, triangulation
 from verification.experiments.preimages_maps import KNOWN
 from verification.experiments.preimages_study import (
     Cover,
@@ -171,7 +172,7 @@ def test_study_of_a_known_map(name):
     cover = Cover(known.f, cells=CELLS)
     found = study(cover, z, newton=8)
     found |= preimages.against_known(known, cover, z)
-    assert preimages.sound(found)
+    assert preimages_verdict.sound(found)
     assert found["known_log_p"] < 1e-6
     assert found["newton_agrees"] == 1
     assert found["error_q0.5"] <= found["error_q0.9"] <= found["error_q1"]
@@ -197,7 +198,7 @@ def test_closed_form_densities():
 @pytest.mark.parametrize("seed", [1, 2])
 def test_newton_finds_nothing_beyond_what_is_located(seed):
     found = study(network(seed), draws(200, "newton"), newton=20, starts=12)
-    assert preimages.sound(found)
+    assert preimages_verdict.sound(found)
     assert found["newton_agrees"] > 0.8
     assert found["misfit"] < 1e-11
 
@@ -250,10 +251,49 @@ def test_draws_outside_the_square_are_left_out():
 
 def test_a_contradiction_is_not_sound():
     record = {"recovered": 1.0, "winding_agrees": 1.0, "newton_extra": 0}
-    assert preimages.sound(record)
+    assert preimages_verdict.sound(record)
     for wrong in ({"recovered": 0.99}, {"winding_agrees": 0.5}, {"newton_extra": 1}):
-        assert not preimages.sound(record | wrong)
-    assert not preimages.sound(record | {"known_count": 0.999})
+        assert not preimages_verdict.sound(record | wrong)
+    assert not preimages_verdict.sound(record | {"known_count": 0.999})
+
+
+def judged(**change: object) -> preimages_verdict.Record:
+    """The verdict on two sound records of which the second is changed."""
+    record = {"name": "a", "recovered": 1.0, "winding_agrees": 1.0, "newton_extra": 0}
+    gaps = {f"{key}_gap": 0.1 for key in ("all", "one", "inverse")}
+    gaps |= {f"{key}_gap_se": 0.1 for key in ("all", "one", "inverse")}
+    record |= {"repeats": 8, "point_mass": 1e-3, **gaps}
+    return preimages_verdict.verdict([record, record | {"name": "b"} | change])
+
+
+def test_the_verdict_is_that_of_student():
+    found = judged()
+    assert found["passed"]
+    assert found["comparisons"] == 6
+    assert found["limit"] == pytest.approx(stats.t.ppf(1 - 1e-3 / 12, 7))
+    for key in ("all", "one", "inverse"):
+        found = judged(**{f"{key}_gap": -0.1 * found["limit"] * 1.01})
+        assert not found["passed"]
+        assert found["worst"] == f"b, {key}"
+    assert not judged(recovered=0.99)["passed"]
+    unresolved = judged(point_mass=0.5, all_gap=100.0)
+    assert unresolved["passed"]
+    assert unresolved["unresolved"] == ["b"]
+    assert not judged(point_mass=0.5, inverse_gap=100.0)["passed"]
+
+
+def test_a_lost_preimage_is_seen_in_the_integral():
+    """With one of the two preimages of the mirror alone, half of the mass is missing."""
+    found = integrates_to_one(KNOWN["mirror"].f, draws(4000, "one"), cells=80)
+    assert abs(preimages_verdict.score(found, "all")) < 10
+    assert abs(preimages_verdict.score(found, "one")) < 10
+    lost = found | {"all_gap": found["one"] - found["mass"]}
+    assert abs(preimages_verdict.score(lost, "all")) > 50
+
+
+def test_the_command_of_a_page_names_its_checkpoints():
+    options = argparse.Namespace(quick=False, checkpoints=preimages.ROOT / "a" / "b")
+    assert preimages._command(options).endswith("preimages --checkpoints a/b")
 
 
 def test_bad_input(tmp_path):
@@ -289,6 +329,10 @@ def test_the_program_writes_what_it_measured(tmp_path: Path, monkeypatch):
     assert preimages.main(options) == 0
     run, *records = json.loads((out / "results.json").read_text())
     assert run["samples"] == 400
+    unresolved = run["verdict"]["unresolved"]  # by so few points
+    assert run["verdict"]["comparisons"] == 3 * 4 - 2 * len(unresolved)
+    assert set(unresolved) <= {"step0"}
+    assert run["verdict"]["passed"]
     assert [r["name"] for r in records] == ["mirror", "scale 1, seed 0", "scale 2, seed 0", "step0"]
     z = preimages._draws("step0", 400)
     assert records[-1]["error_mean"] == study(network(3), z)["error_mean"]

@@ -232,6 +232,16 @@ def test_methods_see_the_same_samples_and_repeat(tiny):
     assert 0 < before["entropy_error"] < 0.5
 
 
+def test_the_bias_of_an_unbiased_estimator_is_its_noise():
+    truth = normal(50, key="truth")
+    found = [stein._errors(truth + normal(4, 50, key=i), truth, "x") for i in range(100)]
+    bias, noise = (np.mean([r[f"x_{key}"] ** 2 for r in found]) for key in ("bias", "noise"))
+    assert bias == pytest.approx(noise, rel=0.1)  # χ² of 5000 and 15000 degrees: sd 2 % and 1.2 %
+    assert noise == pytest.approx(50 / 4 / float(truth.square().sum()), rel=0.08)
+    shifted = stein._errors(truth * 6 + normal(4, 50, key=0), truth, "x")
+    assert shifted["x_bias"] > 5 * shifted["x_noise"]
+
+
 def test_equal_time_means_no_longer():
     rows = [
         {"kind": "gradient", "problem": "p", "method": "qr_logdet", "samples": k, "seconds": s}

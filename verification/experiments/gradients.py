@@ -1,11 +1,14 @@
 """Gradients of log det JᵀJ: memory, time, noise and bias of every estimator against the truth.
 
-python -m verification.experiments.gradients [--out DIR] [--quick]
+python -m verification.experiments.gradients [--out DIR] [--quick] [--redraw]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +19,17 @@ from tqdm import tqdm
 
 from verification.experiments import gradients_report
 from verification.experiments.gradients_cases import Case, Variables, case
-from verification.experiments.gradients_cost import Task, memory, times
-from verification.experiments.gradients_estimators import COST, EXACT, NOISE, Estimator
+from verification.experiments.gradients_cost import Task, memory, reach, times
+from verification.experiments.gradients_derived import chosen
+from verification.experiments.gradients_estimators import (
+    COST,
+    EXACT,
+    FRECHET,
+    NOISE,
+    PAPER,
+    PAPERS,
+    Estimator,
+)
 from verification.experiments.gradients_noise import check, measure, solves
 from verification.experiments.outputs import save
 from verification.provenance import ROOT
@@ -97,6 +109,7 @@ def run(settings: Settings) -> list[Record]:
         records = _costs(settings)
         for name, state in tqdm(settings.noise, desc="noise"):
             records += _noise(_case(name, state, "parameters", settings), settings)
+        records += _reached(records, settings)
         for name, state in settings.points:
             records += _noise(_case(name, state, "point", settings), settings)
     finally:
@@ -114,6 +127,22 @@ def _costs(settings: Settings) -> list[Record]:
         records.append(memory(task, EXACT, 0))
         records += times(task, COST, settings.timed, settings.repeats)
     return records
+
+
+def _reached(records: list[Record], settings: Settings) -> list[Record]:
+    """Times at the probes that bring the noise down to the gradient itself."""
+    found = []
+    for name, state in tqdm(settings.cost, desc="probes for a relative std of 1"):
+        for estimator in (e for e in NOISE if e.name in (PAPER, FRECHET)):
+            keys = {"label": f"{name} {state}", "estimator": estimator.name}
+            rows = chosen(records, "noise", **keys)
+            own = [r for r in rows if r["steps"] <= PAPERS and math.isfinite(r["std"])]
+            if own:
+                r = max(own, key=lambda r: r["steps"])
+                task = Task.build(name, state, math.ceil(r["std"] ** 2))
+                noise = r["std"], r["bias"]
+                found.append(reach(task, estimator, r["steps"], noise, settings.repeats))
+    return found
 
 
 def _case(name: str, state: State, variables: Variables, settings: Settings) -> Case:
@@ -147,16 +176,27 @@ def _shapes(estimator: Estimator, n: int, settings: Settings) -> list[tuple[int,
     return sorted({(m, k) for m, k in shapes if 1 < m <= n})
 
 
+def redraw(out: Path) -> None:
+    """Page and figures of the records in a folder, each written whole or not at all."""
+    _, *records = json.loads((out / "results.json").read_text())
+    for name, content in gradients_report.contents(records).items():
+        data = content.encode() if isinstance(content, str) else content
+        whole = out / f".{name}.tmp"
+        whole.write_bytes(data)
+        os.replace(whole, out / name)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study and write its report."""
     parser = argparse.ArgumentParser(prog="gradients", description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the report")
     parser.add_argument("--quick", action="store_true", help="two small networks, in seconds")
+    parser.add_argument("--redraw", action="store_true", help="page and figures of results.json")
     options = parser.parse_args(arguments)
-    settings = QUICK if options.quick else DEFAULT
-    records = run(settings)
-    contents = gradients_report.contents(records)
-    save(options.out, records, contents, settings=asdict(settings))
+    if not options.redraw:
+        settings = QUICK if options.quick else DEFAULT
+        save(options.out, run(settings), {}, settings=asdict(settings))
+    redraw(options.out)
 
 
 if __name__ == "__main__":

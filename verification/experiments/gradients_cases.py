@@ -13,6 +13,7 @@ from torch.func import functional_call, jvp, vmap
 from specbp import Jacobian, generator_for, qr_logdet
 from specbp.sensitivities import log_differences
 from verification import training
+from verification.experiments.gradients_estimators import Limit
 from verification.training import State
 
 WIDTH = 64  # columns differentiated at once
@@ -70,11 +71,17 @@ class Case:
         return float(self.eigenvalues[0]), float(self.eigenvalues[-1])
 
     @cached_property
-    def forms(self) -> Tensor:
-        """Fréchet derivatives of log at JᵀJ along all directions, in its eigenbasis (d, n, n)."""
+    def changes(self) -> Tensor:
+        """Derivatives of JᵀJ along all directions, in its eigenbasis (d, n, n)."""
         half = self.R.mT @ self.slopes
-        changes = self.vectors.mT @ (half + half.mT) @ self.vectors
-        return changes * log_differences(self.eigenvalues)
+        return self.vectors.mT @ (half + half.mT) @ self.vectors
+
+    def forms(self, limit: Limit) -> Tensor:
+        """Those of log JᵀJ, or of JᵀJ times its inverse, made symmetric, (d, n, n)."""
+        if limit == "log":
+            return self.changes * log_differences(self.eigenvalues)
+        inverse = 1 / self.eigenvalues
+        return self.changes * (inverse.unsqueeze(-1) + inverse) / 2
 
 
 def network(name: str, state: State, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:

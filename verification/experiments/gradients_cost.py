@@ -8,11 +8,13 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from specbp import generator_for, rademacher
+from specbp import Estimate, generator_for, rademacher
 from verification.experiments.gradients_cases import jacobian, network
 from verification.experiments.gradients_estimators import EXACT, Estimator, Interval
 from verification.store import Record
@@ -98,17 +100,78 @@ class Task:
 
     def run(self, estimator: Estimator, steps: int) -> None:
         """The gradient in all parameters, from the construction of J on."""
+        self.backward(self.estimate(estimator, steps))
+
+    def estimate(self, estimator: Estimator, steps: int) -> Estimate:
+        """The estimate, from the construction of J on."""
         J, draws = jacobian(self.f, self.z), generator_for("cost")
-        estimate = estimator.estimate(J, self.probes, steps, self.interval, draws)
+        return estimator.estimate(J, self.probes, steps, self.interval, draws)
+
+    def backward(self, estimate: Estimate) -> None:
+        """The gradient of an estimate in all parameters."""
         self.f.zero_grad()
         estimate.value.sum().backward()
 
 
 def memory(task: Task, estimator: Estimator, steps: int) -> Record:
-    """Peak bytes of saved tensors, forward and backward; those of parameters do not count."""
+    """Peak bytes of saved tensors but parameters, forward and backward, and of vectors held."""
     with SavedTensors(task.f.parameters()) as saved:
-        task.run(estimator, steps)
-    return _record("memory", task, estimator, steps) | {"bytes": saved.peak}
+        estimate = task.estimate(estimator, steps)
+        held = vectors_held(estimate.value)
+        task.backward(estimate)
+    return _record("memory", task, estimator, steps) | {"bytes": saved.peak, "held": held}
+
+
+def vectors_held(value: Tensor) -> int:
+    """Bytes of the tensors that an estimate keeps until `backward` besides those autograd saves.
+
+    Those within the function that will compute its sensitivity: bases, vectors of a recurrence,
+    probes. Operators do not count: what they keep serves the value as well.
+
+    Args:
+        value: With a graph.
+    """
+    found: dict[int, int] = {}
+    nodes, seen = [value.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found |= _storages(getattr(node, "sensitivity", None))
+            nodes += [parent for parent, _ in node.next_functions]
+    return sum(found.values())
+
+
+def _storages(held: Any) -> dict[int, int]:
+    """Bytes by address of the tensors in nested sequences and closures."""
+    if isinstance(held, Tensor):
+        storage = held.untyped_storage()
+        return {storage.data_ptr(): storage.nbytes()}
+    if isinstance(held, FunctionType):
+        held = [cell.cell_contents for cell in held.__closure__ or ()]
+    found: dict[int, int] = {}
+    if isinstance(held, list | tuple):
+        for item in held:
+            found |= _storages(item)
+    return found
+
+
+def reach(
+    task: Task, estimator: Estimator, steps: int, noise: tuple[float, float], repeats: int
+) -> Record:
+    """Time with as many probes as `task` has, beside that of the exact gradient.
+
+    Args:
+        task: With the probes that the noise asks for.
+        estimator: And its steps.
+        steps: k.
+        noise: Relative std and bias of its gradient for one probe.
+        repeats: Of each time.
+    """
+    own, exact = times(task, [estimator], [steps], repeats)
+    std, bias = noise
+    known = {"kind": "reach", "std": std, "bias": bias, "exact": exact["seconds"]}
+    return own | known | {"products": task.probes.shape[-1] * steps}
 
 
 def times(

@@ -41,22 +41,24 @@ class Shape:
 
 
 def shapes(records: Iterable[Record], case: str, products: int) -> list[Shape]:
-    """All shapes of so many products that are known of one case."""
+    """All shapes of so many products that are known of one case, but those that failed."""
     found = []
     for r in chosen(records, "noise", label=case):
         m = products / r["products"]
         usable = m >= 1 or r["rtol"] is not None
-        if usable if r["independent"] else m == 1:
-            found.append(_shape(r, m))
+        finite = r["std"] is not None and math.isfinite(r["std"])
+        if finite and (usable if r["independent"] else m == 1):
+            found.append(shape_of(r, m))
     return found
 
 
 def best(found: Iterable[Shape]) -> Shape:
-    """The one of least RMSE; those that failed come last."""
-    return min(found, key=lambda s: math.inf if math.isnan(s.rmse) else s.rmse)
+    """The one of least RMSE."""
+    return min(found, key=lambda s: s.rmse)
 
 
-def _shape(r: Record, copies: float) -> Shape:
+def shape_of(r: Record, copies: float) -> Shape:
+    """So many independent copies of what one record measured."""
     return Shape(
         estimator=r["estimator"],
         probes=r["probes"] * copies,
@@ -81,3 +83,13 @@ def names(records: Iterable[Record], kind: str) -> list[str]:
 def budgets(records: Iterable[Record]) -> list[int]:
     """Numbers of products that are compared."""
     return list(chosen(records, "run")[0]["budgets"])
+
+
+def of_cost(records: Iterable[Record], kind: str, case: str, estimator: str, steps: int) -> Record:
+    """The record of memory or time of one estimator with so many steps."""
+    return chosen(records, kind, case=case, estimator=estimator, steps=steps)[0]
+
+
+def order(records: Iterable[Record], case: str) -> int:
+    """n of a case whose noise was measured."""
+    return int(chosen(records, "noise", label=case)[0]["n"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ import specbp
 from specbp import Estimate, JacobianMetric, degree_law
 from specbp.probes import Sampler
 
+Limit = Literal["log", "inverse"]
 Interval = tuple[float, float]
 Function = Callable[[Any, Tensor, int, Interval, torch.Generator], Estimate]
 
@@ -31,6 +32,8 @@ class Estimator:
             independent: m probes then have 1/√m of the noise of one.
         rtol: Tolerance of its solves, which then take as many steps as they need.
         final: Products for each probe beside those of the steps.
+        limit: What weighs dA in the eigenbasis of A as steps grow, for each probe alone: divided
+            differences of log, or the mean of 1/λ; None if neither does.
         largest: Order of JᵀJ up to which it is measured: some run for thousands of steps.
         twin: Another function with the same gradient for the same probes, for what is not
             possible or too slow with this one: on explicit operators.
@@ -42,6 +45,7 @@ class Estimator:
     independent: bool = True
     rtol: float | None = None
     final: int = 0
+    limit: Limit | None = "log"
     largest: int = 1024
     twin: Function | None = None
 
@@ -110,18 +114,20 @@ def exact(J: Any, _: Tensor, __: int, ___: Interval, ____: torch.Generator) -> E
 
 
 PAPER, PLAIN, FRECHET = "paper: backprop", "paper: backprop, f anew", "Golub–Kahan"
+PAPERS = 20  # steps for each probe, of the paper's, where noise is compared
+BLOCK, ORTHOGONAL = "block Golub–Kahan", "SLQ, orthogonal"
 
 NOISE = (
     Estimator(PAPER, backprop, twin=equal_degree),
     Estimator("Chebyshev adjoint", _equal_products),
     Estimator(FRECHET, golub_kahan),
     Estimator("SLQ", slq),
-    Estimator("block Golub–Kahan", block_golub_kahan, law=specbp.sphere, independent=False),
-    Estimator("SLQ, orthogonal", slq, law=specbp.orthogonal, independent=False, largest=256),
-    Estimator("random degree", _random_degree, largest=64),
-    Estimator("solve, cut off", solve, final=1),
-    Estimator("solve, rtol 1e-2", _to(1e-2), rtol=1e-2, final=1, largest=128),
-    Estimator("solve, rtol 1e-6", _to(1e-6), rtol=1e-6, final=1, largest=128),
+    Estimator(BLOCK, block_golub_kahan, law=specbp.sphere, independent=False, limit=None),
+    Estimator(ORTHOGONAL, slq, law=specbp.orthogonal, independent=False, largest=256),
+    Estimator("random degree", _random_degree, limit=None, largest=64),
+    Estimator("solve, cut off", solve, final=1, limit="inverse"),
+    Estimator("solve, rtol 1e-2", _to(1e-2), rtol=1e-2, final=1, limit="inverse", largest=128),
+    Estimator("solve, rtol 1e-6", _to(1e-6), rtol=1e-6, final=1, limit="inverse", largest=128),
 )
 
 COST = (

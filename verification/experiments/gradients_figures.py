@@ -13,6 +13,7 @@ from verification.experiments.outputs import COLOURS, canvas, png, unique_legend
 from verification.store import Record
 
 COLUMNS = 4
+FLOOR = 1e-3  # what is less, as where the probes fill the space, is exact
 SHOWN = [row.name for row in NOISE if row.rtol is None]
 COLOUR = dict(zip(SHOWN, COLOURS, strict=False)) | {EXACT.name: "#000000", PLAIN: "#999999"}
 
@@ -42,7 +43,7 @@ def _grid(
         labels = {
             "memory": "peak saved tensors (MiB)",
             "time": "forward + backward (ms)",
-            "noise": "relative to |exact gradient|",
+            "noise": f"relative to |exact gradient|; below {FLOOR:g} drawn there",
         }
         figure.supylabel(labels[kind])
         about = f", {budgets(records)[-2:][0]} products" if kind == "noise" else ""
@@ -53,6 +54,11 @@ def _grid(
 
 def _memory(ax: Axes, records: list[Record], case: str) -> None:
     _lines(ax, records, case, "memory", "bytes", 2**-20)
+    for row in COST:
+        own = chosen(records, "memory", case=case, estimator=row.name)
+        values = [2**-20 * (r["bytes"] + r["held"]) for r in own]
+        ax.plot([r["steps"] for r in own], values, ":", color=COLOUR[row.name])
+    ax.plot([], [], ":", color="grey", label="dotted: with vectors held")
 
 
 def _time(ax: Axes, records: list[Record], case: str) -> None:
@@ -75,8 +81,14 @@ def _noise(ax: Axes, records: list[Record], case: str) -> None:
         own = sorted((s for s in found if s.estimator == name), key=lambda s: s.steps)
         if own:
             steps = [s.steps for s in own]
-            ax.plot(steps, [s.rmse for s in own], "o-", color=COLOUR[name], label=f"{name}: RMSE")
-            ax.plot(steps, [s.std for s in own], ":", color=COLOUR[name])
+            ax.plot(
+                steps,
+                [max(s.rmse, FLOOR) for s in own],
+                "o-",
+                color=COLOUR[name],
+                label=f"{name}: RMSE",
+            )
+            ax.plot(steps, [max(s.std, FLOOR) for s in own], ":", color=COLOUR[name])
     ax.plot([], [], ":", color="grey", label="dotted: std alone")
     _logarithmic(ax, [s.steps for s in found if s.steps])
 

@@ -2,7 +2,10 @@ r"""Noise and bias of gradient estimators against the exact gradient, truncation
 
 .. math:: g_k(x) - g = \underbrace{g_k(x) - g_\infty(x)}_{\text{truncation}}
           + \underbrace{g_\infty(x) - g}_{\text{sampling}}, \qquad
-          g_\infty(x) = x^\top L_{\log}(A, dA)\, x, \quad \mathbb{E}\, g_\infty(x) = g
+          \mathbb{E}\, g_\infty(x) = g
+
+With g∞ the limit of many steps: xᵀ L_log(A, dA) x by Fréchet derivative of log, xᵀ A⁻¹ dA x of
+solves. An estimator without a limit of its own is measured against the first for its bias alone.
 
 Every norm is one over all variables, relative to |g|; see `Case` for how few directions suffice.
 """
@@ -29,6 +32,7 @@ from verification.experiments.gradients_cases import (
 from verification.experiments.gradients_estimators import (
     Estimator,
     Function,
+    Limit,
     backprop,
     equal_degree,
     golub_kahan,
@@ -46,7 +50,8 @@ def measure(case: Case, estimator: Estimator, m: int, steps: int, replicates: in
     draws = generator_for("gradients", case.name, case.variables, m)
     probes = estimator.law(len(case.R), m, generator=draws, batch_shape=(replicates,))
     found = gradients(case, estimator, probes, steps, draws)
-    truncation = found - untruncated(case, probes)
+    own = estimator.limit is not None
+    truncation = found - untruncated(case, probes, estimator.limit or "log")
     sampling = found - truncation
     # The mean error, by whichever is less noisy: against the same probes, or against the truth.
     error = min(truncation, found - case.exact, key=lambda values: _std(values, case))
@@ -66,8 +71,8 @@ def measure(case: Case, estimator: Estimator, m: int, steps: int, replicates: in
         "products": m * (_mean_steps(case, estimator, probes, steps) + estimator.final),
         "replicates": replicates,
         "std": _std(found, case),
-        "sampling_std": _std(sampling, case),
-        "truncation_std": _std(truncation, case),
+        "sampling_std": _std(sampling, case) if own else None,
+        "truncation_std": _std(truncation, case) if own else None,
         "bias": _mean(error, case),
         "bias_error": _std(error, case) / math.sqrt(replicates),
     }
@@ -85,13 +90,13 @@ def gradients(
     return torch.cat(found)
 
 
-def untruncated(case: Case, probes: Tensor) -> Tensor:
+def untruncated(case: Case, probes: Tensor, limit: Limit = "log") -> Tensor:
     """The gradient that probes (b, n, m) have without truncation along all directions, (b, d)."""
-    x = case.vectors.mT @ probes
+    x, forms = case.vectors.mT @ probes, case.forms(limit).flatten(1).mT
     found = []
     for some in x.split(max(1, BYTES // (8 * case.R.numel()))):
         outer = some @ some.mT / probes.shape[-1]
-        found.append(outer.flatten(1) @ case.forms.flatten(1).mT)
+        found.append(outer.flatten(1) @ forms)
     return torch.cat(found)
 
 

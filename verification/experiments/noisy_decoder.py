@@ -31,7 +31,7 @@ from specbp import (
     qr_logdet,
     rademacher,
 )
-from verification.experiments import ais, noisy_report
+from verification.experiments import ais, noisy_report, noisy_verdict
 from verification.experiments.noisy_models import MODELS, Fold, grid_log_evidence, log_prior
 from verification.experiments.outputs import save
 from verification.provenance import ROOT
@@ -317,7 +317,7 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.process_time()
     records = run(settings)
     seconds = time.process_time() - began
-    judged = noisy_report.judge(records)
+    judged = noisy_verdict.judge(records, settings.chains)
     page = noisy_report.page(records, judged, asdict(settings), seconds)
     contents: dict[str, str | bytes] = {"README.md": page, **noisy_report.figures(records)}
     made = {"settings": asdict(settings), "cpu_seconds": seconds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from specbp.models.energies import Box
 from verification.experiments.outputs import COLOURS, canvas, png, table
+from verification.experiments.preimages_verdict import POINT, compared, score
+from verification.provenance import ROOT
 from verification.store import Record
 
 COMMAND = "python -m verification.experiments.preimages"
@@ -34,6 +37,10 @@ maps are inverted by Newton's method from their interpolant on a fine grid.
 The error of the formula at x = f(z) is log p(x) − log(p_Z(z) / |det J_f(z)|) ≥ 0, in nats. Its mean
 over z is H(Z|X): by so much the loss of the direction Z → X lies below the true divergence."""
 
+TRAINED = """Trained networks are those that `python -m verification.experiments.learn_2d` saves,
+named target-way, at the end of their training or where it stopped. Their H(Z given X) against the
+gap that that experiment reports, from draws and by preimages of its own:"""
+
 NETWORKS = """Share of draws with more than one preimage, their mean number, and the error in nats;
 {samples} draws of each network. *Scale*: factor on all parameters of an untrained network; mean
 over networks (least to greatest)."""
@@ -49,14 +56,25 @@ square lies a prior mass of {outside:.1e}."""
 MASS = """Over the box that holds the central part of f(z): the prior mass that f sends there, by
 quadrature in z, and the integral of the density over x with all preimages; then what the integral
 with the likeliest preimage alone must be according to the draws, and is. ± is one standard error,
-of the integrals from few repeats; unbounded densities, as at a smooth fold, make it a rough one."""
+of the integrals from {repeats} repeats; unbounded densities, as at a smooth fold, make it a rough
+one. *t*: integral less expectation, paired over the repeats and as many parts of the draws, in
+standard errors: Student with {freedom} degrees of freedom. A bracketed row is not judged: at one
+draw in a hundred, one point of the integral stands for more than {point:.0%} of the mass, so that
+uniform points miss much of it."""
+
+VERDICT = """{comparisons} comparisons of integrals with what is expected of them, here and in the
+next section, from {repeats} repeats each: the largest |t| is {largest:.2f} ({worst}), the limit
+{limit:.2f}, which is that of Student's t at a false-alarm rate of {level:g} over all of them
+(Bonferroni). Not judged: {unresolved}. Checks of the preimages that fail: {unsound}."""
 
 INVERSE = """The maximum-likelihood direction takes f from X to Z and p_Z(f(x)) |det J_f(x)| as the
 density of x. Its mass over |x_i| ≤ {radius:g} is the mean number of preimages there of a draw of
 the prior, not 1."""
 
 
-def page(records: Sequence[Record], drawn: str, *, quick: bool) -> str:
+def page(
+    records: Sequence[Record], judged: Record, drawn: str, command: str, cpu_seconds: float
+) -> str:
     """The page: networks, masses, checks."""
     known = [r for r in records if "known_count" in r]
     networks = [r for r in records if "known_count" not in r]
@@ -64,17 +82,20 @@ def page(records: Sequence[Record], drawn: str, *, quick: bool) -> str:
     first = records[0]
     sections = (
         "# Preimages of a generator",
-        f"`{COMMAND}{' --quick' if quick else ''}` writes this page.",
+        f"`{command}` writes this page, in {cpu_seconds / 60:.1f} minutes of CPU time on one "
+        "thread.",
         INTRODUCTION,
         "## Networks",
         NETWORKS.format(samples=networks[0]["samples"]),
         _networks(networks),
+        *_trained(networks),
         "![Error of the formula](errors.png)",
         f"The network with the greatest mean error, {drawn}:",
         "![Preimages and densities](map.png)",
         "## Does the density integrate to one?",
-        MASS,
+        MASS.format(repeats=judged["repeats"], freedom=judged["repeats"] - 1, point=POINT),
         _masses(integrated),
+        _verdict(judged),
         "## The direction X → Z",
         INVERSE.format(radius=first["radius"]),
         _inverse(integrated),
@@ -90,6 +111,38 @@ def page(records: Sequence[Record], drawn: str, *, quick: bool) -> str:
         _known(known),
     )
     return "\n\n".join(sections) + "\n"
+
+
+def _verdict(judged: Record) -> str:
+    lists = {key: ", ".join(judged[key]) or "none" for key in ("unresolved", "unsound")}
+    return VERDICT.format(**(judged | lists)) + (
+        " **Passed.**" if judged["passed"] else " **FAILED.**"
+    )
+
+
+def _trained(records: Sequence[Record]) -> tuple[str, ...]:
+    """H(Z|X) of trained networks here and there, where both are known."""
+    there = {r["id"]: r for r in _learned() if "folding" in r}
+    rows = [
+        [
+            r["name"],
+            f"{r['error_mean']:.4f} ± {r['error_mean_se']:.4f}",
+            f"{there[r['name']]['folding']:.4f}",
+            f"{(r['error_mean'] - there[r['name']]['folding']) / r['error_mean_se']:+.1f}",
+        ]
+        for r in records
+        if r["group"] == "checkpoint" and r["name"] in there and r["error_mean"] > SMALL
+    ]
+    if not rows:
+        return ()
+    head = ["network", "H(Z given X)", "gap of learn_2d", "difference / standard error"]
+    return TRAINED, table(head, rows)
+
+
+def _learned() -> list[Record]:
+    """Records of the experiment that trains networks, if it was run."""
+    file = ROOT / "reports" / "experiments" / "learn_2d" / "results.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 def map_figure(name: str, box: Box, count: Tensor, one: Tensor, every: Tensor) -> bytes:
@@ -148,13 +201,13 @@ def _error_lines(ax: Axes, members: Sequence[tuple[str, str, Tensor]], *, togeth
     for i, (key, (_, _, error)) in enumerate(zip(keys, members, strict=True)):
         values = error.sort().values
         share = 1 - torch.arange(len(values)) / len(values)
-        colour, dashed = COLOURS[order.index(key) % len(COLOURS)], order.index(key) % 2
+        place = order.index(key)
         ax.step(
             values,
             share,
             where="post",
-            color=colour,
-            linestyle="--" if dashed else "-",
+            color=COLOURS[place % len(COLOURS)],
+            linestyle=("-", "--")[place % 2] if place < len(COLOURS) else ":",
             label=None if key in keys[:i] else key,
         )
 
@@ -180,18 +233,34 @@ def _networks(records: Sequence[Record]) -> str:
 
 def _masses(records: Sequence[Record]) -> str:
     rows = [
-        [r["name"], *(_with_error(r, key) for key in ("mass", "all", "one_expected", "one"))]
+        [
+            r["name"],
+            *(_with_error(r, key) for key in ("mass", "all")),
+            _score(r, "all"),
+            *(_with_error(r, key) for key in ("one_expected", "one")),
+            _score(r, "one"),
+        ]
         for r in records
     ]
-    return table(["map", "mass sent", "all preimages", "one: expected", "one: integral"], rows)
+    head = ["map", "mass sent", "all preimages", "t", "one: expected", "one: integral", "t"]
+    return table(head, rows)
 
 
 def _inverse(records: Sequence[Record]) -> str:
     rows = [
-        [r["name"], _with_error(r, "inverse_mass"), _with_error(r, "inverse_count")]
+        [
+            r["name"],
+            *(_with_error(r, f"inverse_{k}") for k in ("mass", "count")),
+            _score(r, "inverse"),
+        ]
         for r in records
     ]
-    return table(["map", "mass of the formula", "mean number of preimages"], rows)
+    return table(["map", "mass of the formula", "mean number of preimages", "t"], rows)
+
+
+def _score(record: Record, key: str) -> str:
+    value = f"{score(record, key):+.2f}"
+    return value if key in compared(record) else f"({value})"
 
 
 def _checks(records: Sequence[Record]) -> str:

@@ -38,8 +38,9 @@ from verification.store import Record
 
 RADIUS = 6.0  # preimages are sought in |z_i| <= RADIUS
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
+RARE = 0.99  # quantile of a density over the draws that says whether points can meet it
 CENTRAL = 0.95  # of each coordinate of the samples: the box over which densities are integrated
-REPEATS = 4  # of an integral over x, for its standard error
+REPEATS = 8  # of an integral, and parts of the draws it is compared with
 NEAR = 1e-6  # distance at which a preimage is the point it came from
 CELLS = 400  # along an axis, of the interpolant of a map that is not a network
 PARTS = 2**15  # points whose Jacobian is taken at once
@@ -150,19 +151,33 @@ def integrates_to_one(f: Map | Cover, z: Tensor, *, cells: int = 300) -> Record:
         f: Map from Z to X, or its `Cover`.
         z: Draws (m, 2) of the prior.
         cells: Along an axis, each with one random point, `REPEATS` times.
+
+    Returns:
+        The four integrals; ``all_gap``, ``one_gap``: integral less what is expected, repeat by
+        repeat; ``point_mass``: what one point of the integral stands for, at one draw in a hundred
+        that or more.
     """
     cover = f if isinstance(f, Cover) else Cover(f)
     x, _, found = _all_and_one(cover, z.double())
     box, terms = central_box(x), _log_terms(found)
-    share = _inside(x, box) * (found.log_max(terms) - found.log_sum(terms)).exp()
+    inside, log_p = _inside(x, box), found.log_sum(terms)
+    share = inside * (found.log_max(terms) - log_p).exp()
 
     def log_sent(z: Tensor) -> Tensor:
         return torch.where(_inside(cover.f(z), box), log_prior(z), -torch.inf).unsqueeze(0)
 
-    sent = _integrals(log_sent, ((-cover.radius, cover.radius),) * 2, 2 * cells)
-    integrals = _integrals(lambda x: torch.stack(log_densities(cover, x)[:2]), box, cells)
+    def log_both(x: Tensor) -> Tensor:
+        return torch.stack(log_densities(cover, x)[:2])
+
+    sent = _integrals(log_sent, ((-cover.radius, cover.radius),) * 2, 2 * cells, "sent")
+    integrals = _integrals(log_both, box, cells, "density")
+    area = math.prod((high - low) / cells for low, high in box)
     return {
         "box": box,
+        "repeats": REPEATS,
+        "point_mass": float(torch.quantile(log_p[inside].exp() * area, RARE)),
+        **_estimate("all_gap", integrals[:, 0] - sent[:, 0]),
+        **_estimate("one_gap", integrals[:, 1] - _parts(share)),
         **_estimate("mass", sent[:, 0]),
         **_estimate("one_expected", share),
         **_estimate("all", integrals[:, 0]),
@@ -180,6 +195,10 @@ def mass_of_inverse(f: Map | Cover, z: Tensor, *, cells: int = 300) -> Record:
         f: Map from X to Z, or its `Cover`.
         z: Draws (m, 2) of the prior, for the right side.
         cells: Along an axis, each with one random point, `REPEATS` times: for the left side.
+
+    Returns:
+        Both sides, and ``inverse_gap``, their difference, repeat by part of the draws; its standard
+        error is at least that of one draw, since a rare preimage may be met by none.
     """
     cover = f if isinstance(f, Cover) else Cover(f)
     box = ((-cover.radius, cover.radius),) * 2
@@ -187,10 +206,11 @@ def mass_of_inverse(f: Map | Cover, z: Tensor, *, cells: int = 300) -> Record:
     def log_density(x: Tensor) -> Tensor:
         return torch.cat([log_prior(value) + d for value, d in _values(cover.f, x)]).unsqueeze(0)
 
-    return {
-        **_estimate("inverse_mass", _integrals(log_density, box, cells)[:, 0]),
-        **_estimate("inverse_count", cover.preimages(z.double()).count.double()),
-    }
+    masses = _integrals(log_density, box, cells, "inverse")[:, 0]
+    count = cover.preimages(z.double()).count.double()
+    gap = _estimate("inverse_gap", masses - _parts(count))
+    gap["inverse_gap_se"] = max(gap["inverse_gap_se"], 1 / len(z))
+    return {**_estimate("inverse_mass", masses), **_estimate("inverse_count", count), **gap}
 
 
 def central_box(x: Tensor) -> Box:
@@ -244,7 +264,12 @@ def _by_newton(cover: Cover, x: Tensor, count: Tensor, starts: int) -> Record:
     }
 
 
-def _integrals(log_densities: Callable[[Tensor], Tensor], box: Box, n: int) -> Tensor:
+def _parts(values: Tensor) -> Tensor:
+    """Means (REPEATS,) of equal parts of independent values (m,)."""
+    return torch.stack([part.mean() for part in values.tensor_split(REPEATS)])
+
+
+def _integrals(log_density: Callable[[Tensor], Tensor], box: Box, n: int, key: str) -> Tensor:
     """Unbiased integrals (REPEATS, k) of k densities, one uniform point in each of n² cells.
 
     Densities jump at folds or are unbounded there: midpoints in line with a fold would mislead.
@@ -253,9 +278,9 @@ def _integrals(log_densities: Callable[[Tensor], Tensor], box: Box, n: int) -> T
     points = midpoints(box, (n, n)).flatten(0, 1)
     found = []
     for repeat in range(REPEATS):
-        generator = generator_for("preimages", "integral", repeat)
+        generator = generator_for("preimages", "integral", key, repeat)
         shift = torch.rand(points.shape, generator=generator, dtype=torch.float64) - 0.5
-        found.append(log_densities(points + shift * width).exp().sum(-1) * width.prod())
+        found.append(log_density(points + shift * width).exp().sum(-1) * width.prod())
     return torch.stack(found)
 
 

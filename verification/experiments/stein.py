@@ -204,13 +204,18 @@ def scores(settings: Settings) -> Iterator[Record]:
 
 
 def _errors(gradients: Tensor, truth: Tensor, name: str) -> Record:
-    """Relative error, its part that repeats share, and cosine, with spreads over repeats."""
+    """Relative error, that of the mean over repeats, its noise, and cosine, with spreads.
+
+    The noise is the root mean square of the mean's error if it had no bias, (Σ var / R)^½.
+    """
+    noise = (gradients.var(0).sum() / len(gradients)).sqrt()
     relative = (gradients - truth).norm(dim=-1) / truth.norm()
     cosine = torch.nn.functional.cosine_similarity(gradients, truth.unsqueeze(0), dim=-1)
     return {
         f"{name}_error": float(relative.mean()),
         f"{name}_error_sd": float(relative.std()),
         f"{name}_bias": float((gradients.mean(0) - truth).norm() / truth.norm()),
+        f"{name}_noise": float(noise / truth.norm()),
         f"{name}_cosine": float(cosine.mean()),
         f"{name}_cosine_sd": float(cosine.std()),
     }

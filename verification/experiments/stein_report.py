@@ -44,14 +44,17 @@ def names(records: list[Record]) -> list[str]:
 def page(records: list[Record], settings: dict[str, Any], cpu_seconds: float) -> str:
     """The report as Markdown."""
     net = next(r for r in chosen(records, "problem") if "missing" in r)
-    seen = min(r["entropy_bias"] for r in best_stein(records, net["problem"]))
+    seen = min(best_stein(records, net["problem"]), key=lambda r: r["entropy_bias"])
     return "\n\n".join(
         [
             "# The gradient of the entropy: Stein's estimator and spectral backpropagation",
             "`python -m verification.experiments.stein` writes this page. "
             f"{settings['repeats']} repeats; seconds are CPU time of one thread, the median over "
             "repeats; products are those of the value with JᵀJ. Relative error: |g − ∇H| / |∇H| "
-            "(mean ± standard deviation over repeats); bias: the same for the mean over repeats. "
+            "(mean ± standard deviation over repeats); bias: the same for the mean over repeats, "
+            "which is not zero for an unbiased estimator; its noise is what it would then be as a "
+            "root mean square, √(Σ var / repeats) / |∇H|. A bias not well above its noise is none "
+            "that these repeats could see. "
             f"The whole took {cpu_seconds / 60:.1f} minutes of CPU time on one thread.",
             _problems(records),
             "Error of ∇H: none in closed form; on a grid the change when it is coarsened; for the "
@@ -73,8 +76,8 @@ def page(records: list[Record], settings: dict[str, Any], cpu_seconds: float) ->
             f"{net['entropy_error']:.3f}. An unbiased estimator of the derivative of log det at a "
             "point keeps this error however many samples it has; the smooth network has no such "
             "term. Stein's estimator never differentiates log det: its bias, of the runs chosen "
-            f"above, falls to {seen:.3f}. The smallest det J on the grid is "
-            f"{net['smallest_det']:.2f}: the map is invertible.",
+            f"above, falls to {seen['entropy_bias']:.3f} (noise {seen['entropy_noise']:.3f}). The "
+            f"smallest det J on the grid is {net['smallest_det']:.2f}: the map is invertible.",
             "## The score itself, of a standard normal on the plane: relative rms error\n\n"
             + _scores(records),
             "![Cosine with the gradient of the entropy](cosine.png)",
@@ -116,13 +119,14 @@ def _largest(records: list[Record]) -> str:
                     str(r["samples"]),
                     f"{r['entropy_error']:.2e} ± {r['entropy_error_sd']:.1e}",
                     f"{r['entropy_bias']:.2e}",
+                    f"{r['entropy_noise']:.1e}",
                     f"{r['entropy_cosine']:.5f} ± {r['entropy_cosine_sd']:.1e}",
                     f"{1e3 * r['seconds']:.1f}",
                     f"{r['products']:g}",
                 ]
             )
-    head = ["problem", "method", "K", "relative error", "bias", "cosine", "CPU ms", "products"]
-    return table(head, rows)
+    head = ["problem", "method", "K", "relative error", "bias", "its noise", "cosine"]
+    return table([*head, "CPU ms", "products"], rows)
 
 
 def best_stein(records: list[Record], problem: str) -> list[Record]:

@@ -21,6 +21,8 @@ METHOD_ORDER = (
     "taylor",
     "algorithm1",
     "algorithm1_plain",
+    "backprop",
+    "solve",
     "block_golub_kahan",
     "block_slq",
     "krylov_aware_golub_kahan",

@@ -122,7 +122,7 @@ def _codes(faults: Sequence[Record]) -> list[str]:
     """Codes that occur, in the order of `CODES`; D6a is a kind of D6."""
     order = list(CODES)
     found = {name for record in faults for name in record["verdicts"]}
-    return sorted(found, key=lambda name: (order.index(name.rstrip("abc")), name))
+    return sorted(found, key=lambda name: (order.index(name.rstrip("abcde")), name))
 
 
 def controls_table(faults: Sequence[Record]) -> Table | None:
