@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 from verification.experiments.gradients_derived import (
+    Shape,
     budgets,
     chosen,
     names,
@@ -97,10 +99,14 @@ def _zero(records: list[Record]) -> Iterator[str]:
         )
 
 
+def _with_steps(name: str, shape: Shape) -> bool:
+    return shape.estimator == name and shape.steps == PAPERS
+
+
 def _reduced(records: list[Record]) -> Iterator[str]:
     budget, same = _middle(records), paper_with(PAPERS)
     for name in (BLOCK, ORTHOGONAL):
-        ours = lowest(lambda s, name=name: s.estimator == name and s.steps == PAPERS)
+        ours = lowest(partial(_with_steps, name))
         found = compared(records, budget, "std", ours, same)
         parts = []
         for dear, text in ((True, "more"), (False, "no more")):
