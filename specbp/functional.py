@@ -41,6 +41,7 @@ def logdet_at(
         The value, (*batch), float64.
 
     Raises:
+        ValueError: If f uses tensors that require a gradient and are not among `params`.
         NotImplementedError: If `params` are mapped by `vmap`, or the gradient is differentiated.
 
     Example:
@@ -73,6 +74,7 @@ class _Build:
             own = [_leaf(t) for t in (z, *leaves)]
             params = pytree.tree_unflatten(own[1:], self.tree)
             J = Jacobian(self.f, own[0], params=params, event_dim=self.event_dim)
+            _check_inputs(J, own)
             self.value = self.estimator(J).value
         self.inputs = own
         return self.value.detach()
@@ -144,6 +146,15 @@ class _Pull(torch.autograd.Function):
         others = [None if t[0] is None else torch.stack(t) for t in zip(*items, strict=True)][1:]
         found = (at_points, *others)
         return found, tuple(None if t is None else 0 for t in found)
+
+
+def _check_inputs(J: Jacobian, own: list[Any]) -> None:
+    known = {id(t) for t in own}
+    if any(id(t) not in known for t in J.inputs):
+        raise ValueError(
+            "f uses tensors that require a gradient beside its params, and would lose it here: "
+            "pass them in params, or detach them."
+        )
 
 
 def _leaf(t: Any) -> Any:

@@ -94,3 +94,11 @@ def test_mapped_parameters_are_refused():
     stacked = {name: torch.stack([p, p]) for name, p in PARAMS.items()}
     with pytest.raises(NotImplementedError, match="params cannot be mapped"):
         vmap(value, in_dims=(0, None))(stacked, Z)
+
+
+def test_tensors_beside_the_params_are_refused_where_their_gradient_would_be_lost():
+    scale = torch.ones((), dtype=f64, requires_grad=True)
+    with pytest.raises(ValueError, match="beside its params"):
+        logdet_at(lambda p, z: scale * smooth(p, z), PARAMS, Z, estimate)
+    found = logdet_at(lambda p, z: scale.detach() * smooth(p, z), PARAMS, Z, estimate)
+    torch.testing.assert_close(found, value(PARAMS, Z))
