@@ -7,6 +7,7 @@ that solve, d log det A = tr A⁻¹ dA.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def backprop_logdet(
     Source: Ramesh & LeCun (2018), arXiv:1806.00499, Algorithm 1.
     """
     polynomials.check_degree(degree)
-    counted = CountingOperator(as_operator(_recording(A, reuse)))
+    counted = CountingOperator(as_operator(_recording(A, interval, reuse)))
     check_square(counted)
     x = check_probes(counted, probes)
     a, b = bounds.interval(*interval, x)
@@ -175,7 +176,7 @@ def _length(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
 
 
-def _recording(A: Any, reuse: bool) -> Any:
+def _recording(A: Any, interval: Iterable[float | Tensor], reuse: bool) -> Any:
     """The operator whose products keep their graph.
 
     Raises:
@@ -184,7 +185,8 @@ def _recording(A: Any, reuse: bool) -> Any:
     inner = A
     while isinstance(inner, CountingOperator):
         inner = inner.operator
-    if isinstance(inner, JacobianMetric) and isinstance(inner.J, Jacobian):
+    wanted = inputs_of(A) or any(isinstance(e, Tensor) and e.requires_grad for e in interval)
+    if isinstance(inner, JacobianMetric) and isinstance(inner.J, Jacobian) and wanted:
         return inner.J.recorded_metric(reuse=reuse)
     if not isinstance(inner, Tensor | Dense) and inputs_of(A):
         raise TypeError(

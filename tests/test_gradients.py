@@ -73,6 +73,32 @@ def test_backprop_differentiates_the_ends_of_its_interval_as_the_adjoint_does():
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
+def test_backprop_takes_replicates_as_every_estimator_does():
+    f, z = network(), normal(3, 5)
+    A, X = JacobianMetric(Jacobian(f, z)), signs(4, 3, 5, 2)
+    config = {"degree": 6, "interval": (0.01, 9.0)}
+    found, expected = (
+        estimate(A, X, **config).value
+        for estimate in (specbp.backprop_logdet, specbp.chebyshev_logdet)
+    )
+    assert found.shape == (4, 3)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    weights = normal(4, 3, seed=2)
+    for a, b in zip(
+        *(
+            torch.autograd.grad((weights * v).sum(), list(f.parameters())[:3])
+            for v in (found, expected)
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+    for p in f.parameters():
+        p.requires_grad_(False)
+    plain = specbp.backprop_logdet(JacobianMetric(Jacobian(f, z)), X, **config).value
+    assert not plain.requires_grad
+    torch.testing.assert_close(plain, expected, rtol=1e-11, atol=1e-11)
+
+
 def test_backprop_counts_every_product():
     counted = CountingOperator(spd(geometric(8, 50.0)))
     est = specbp.backprop_logdet(counted, signs(8, 3), degree=9, interval=INTERVAL)

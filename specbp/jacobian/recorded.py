@@ -30,15 +30,25 @@ class RecordedMetric:
         self._shared: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def __matmul__(self, X: Tensor) -> Tensor:
-        m = X.shape[-1]
+        rows, batch = X.mT, self.shape[:-2]
+        lead = torch.broadcast_shapes(rows.shape[:-2], batch)
+        own = range(len(lead) - len(batch), len(lead))
+        # Replicates, which stand before the batch, are further columns of the same points.
+        moved = rows.expand(*lead, *rows.shape[-2:]).movedim(list(own), list(range(len(batch))))
+        folded = self._product(moved.reshape(batch.numel(), -1, moved.shape[-1]))
+        return folded.reshape(moved.shape).movedim(list(range(len(batch))), list(own)).mT
+
+    def _product(self, rows: Tensor) -> Tensor:
+        """(b, m, n) -> (b, m, n)."""
+        m = rows.shape[1]
         if m not in self._shared or not self.reuse:
             self._shared[m] = self._evaluated(m)
         z, value, u, adjoint = self._shared[m]
         (image,) = torch.autograd.grad(
-            adjoint, u, X.mT.reshape(z.shape), create_graph=True, materialize_grads=True
+            adjoint, u, rows.reshape(z.shape), create_graph=True, materialize_grads=True
         )
         (back,) = torch.autograd.grad(value, z, image, create_graph=True, materialize_grads=True)
-        return back.reshape(X.mT.shape).mT
+        return back.reshape(rows.shape)
 
     def _evaluated(self, m: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Points, f there, a cotangent u, and u -> Jᵀu, linear in u: its adjoint is J."""
