@@ -6,6 +6,7 @@ import argparse
 import difflib
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -316,4 +317,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Exception:  # whose exit status would be 1, that of a FAIL, and a page would be written
+        traceback.print_exc()
+        sys.exit(2)
