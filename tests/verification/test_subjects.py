@@ -117,6 +117,6 @@ def test_an_interval_that_is_found_becomes_the_contract():
 
 
 def test_steps_are_told_only_to_those_that_take_them():
-    solve, slq = (from_method(METHODS[name]) for name in ("solve", "slq"))
-    assert solve.with_steps(3) is solve
+    backprop, slq = (from_method(METHODS[name]) for name in ("backprop", "slq"))
+    assert backprop.with_steps(3) is backprop
     assert slq.with_steps(3).config == {"num_steps": 3}
