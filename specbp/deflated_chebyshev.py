@@ -66,6 +66,8 @@ def deflated_chebyshev_logdet(
 
     Costs b q + s ⌈d/2⌉ products, s ⌈d/2⌉ more if an interval is proved wrong.
 
+    The value carries no gradient.
+
     Raises:
         TypeError: If dtypes differ.
         ValueError: If an argument is out of its range or shapes do not fit.

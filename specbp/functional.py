@@ -142,7 +142,7 @@ class _Pull(torch.autograd.Function):
             alone[i] = grads[i]
             items.append(_Pull.apply(build, alone, *tensors))
         # Points of another item do not move this one's value.
-        at_points = sum(item[0] for item in items) if items[0][0] is not None else None
+        at_points = sum(item[0] for item in items)
         others = [None if t[0] is None else torch.stack(t) for t in zip(*items, strict=True)][1:]
         found = (at_points, *others)
         return found, tuple(None if t is None else 0 for t in found)

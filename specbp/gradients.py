@@ -102,9 +102,9 @@ def solve_logdet(
               \log\det A = \mathbb{E}\, x^\top \log(A)\, x
 
     The gradient is unbiased up to `rtol`, whatever the spectrum, as long as rtol ≪ 1/√n (a single
-    small eigenvalue hides below it otherwise), but noisier than Fréchet
-    derivatives: entries of dA in the eigenbasis of A are weighted by the harmonic instead of the
-    logarithmic mean of their eigenvalues.
+    small eigenvalue hides below it otherwise), but noisier than Fréchet derivatives: entries of dA
+    in the eigenbasis of A are weighted by the harmonic instead of the logarithmic mean of their
+    eigenvalues.
 
     Without `num_steps` each probe has its own conjugate gradients, whose Lanczos coefficients give
     the value by Gauss quadrature from the same products. With it, the value is that of

@@ -23,8 +23,8 @@ EIGEN_FLOPS = 1.2e4
 SETUP = 2500.0  # of an estimate: rules, statuses, bookkeeping
 STEP = 300.0  # of a step beside its product, each side of J counted
 SHARED_SETUP, SHARED_STEP = 8000.0, 2200.0  # the same where probes share a space …
-PULL = 4.0  # times a column of J, for one of its derivative: a graph, and back through it
-KEPT = 8  # vectors that remain of a probe's derivative, whatever its steps
+# Assumed, not measured: a column of the derivative in columns of J, and the vectors of each probe.
+PULL, KEPT = 4.0, 8
 CUBIC = 4e-3  # … whose small matrices take this times its dimension cubed
 
 

@@ -177,10 +177,8 @@ class _Sums:
     """Σ_j b_j μ_j / P(N ≥ j) and Σ_j b_j μ_j over the moments that each column has, j ≤ N."""
 
     def __init__(self, law: DegreeLaw, block: _Block, total: Tensor):
-        b, S = law.coefficients, law.probabilities
-        self.block, self.series = block, b
-        self.unbiased = torch.where(S > 0, b / S, 0)
-        self.plain = self.weighted = block.spread(b[..., 0]) * total
+        self.block, self.series, self.unbiased = block, law.coefficients, _unbiased(law)
+        self.plain = self.weighted = block.spread(self.series[..., 0]) * total
 
     def add(self, j: int, moments: Tensor) -> None:
         """Add moment j of the first columns."""
@@ -195,10 +193,16 @@ class _Sums:
 
 def _taken(law: DegreeLaw, degrees: Tensor) -> Tensor:
     """Coefficients b_j / P(N ≥ j), j ≤ N, of every probe, (..., m, d + 1), d the largest degree."""
+    unbiased = _unbiased(law)
+    j = torch.arange(max(2, int(degrees.max()) + 1), device=unbiased.device)
+    reached = unbiased[..., j.clamp_max(unbiased.shape[-1] - 1)].unsqueeze(-2)
+    return torch.where(j <= degrees.unsqueeze(-1).to(j.device), reached, 0).detach()
+
+
+def _unbiased(law: DegreeLaw) -> Tensor:
+    """b_j / P(N ≥ j), zero beyond the reach of the law."""
     b, S = law.coefficients, law.probabilities
-    j = torch.arange(max(2, int(degrees.max()) + 1), device=b.device)
-    unbiased = torch.where(S > 0, b / S, 0)[..., j.clamp_max(b.shape[-1] - 1)].unsqueeze(-2)
-    return torch.where(j <= degrees.unsqueeze(-1).to(b.device), unbiased, 0).detach()
+    return torch.where(S > 0, b / S, 0)
 
 
 def _first(scalar: Tensor, count: int, like: Tensor) -> Tensor:

@@ -77,6 +77,14 @@ def test_backprop_takes_replicates_as_every_estimator_does():
     f, z = network(), normal(3, 5)
     A, X = JacobianMetric(Jacobian(f, z)), signs(4, 3, 5, 2)
     config = {"degree": 6, "interval": (0.01, 9.0)}
+    # Probes of their own for every point where z has a dimension of size one.
+    wide = JacobianMetric(Jacobian(f, z.unsqueeze(0)))
+    torch.testing.assert_close(
+        specbp.backprop_logdet(wide, X, **config).value,
+        specbp.backprop_logdet(A, X, **config).value,
+        rtol=1e-11,
+        atol=1e-11,
+    )
     found, expected = (
         estimate(A, X, **config).value
         for estimate in (specbp.backprop_logdet, specbp.chebyshev_logdet)

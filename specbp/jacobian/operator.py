@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specbp.jacobian.checks import check_arguments, check_block
 from specbp.jacobian.derivative import Derivative
+from specbp.jacobian.fold import fold
 from specbp.jacobian.params import copied, sources
 from specbp.jacobian.primal import Primal, plain_evaluation, state
 from specbp.jacobian.products import METHODS, AutoProducts, Products
@@ -19,7 +20,7 @@ from specbp.jacobian.recorded import RecordedMetric
 
 CACHE_BYTES = 2**26  # working memory of a block on the CPU: more falls out of the cache, slower
 DEVICE_BYTES = 2**30  # the same on other devices
-GRAPH_COPIES = 4  # times the memory of a product's column, for a column of the derivative
+GRAPH_COPIES = 4  # assumed: f, its adjoint and the derivatives of both are alive in the derivative
 DENSE_WIDTH = 256  # columns of `Jacobian.dense`; more only need memory
 
 
@@ -143,7 +144,7 @@ class Jacobian:
         self._batch, self._event = z.shape[: z.ndim - event_dim], z.shape[z.ndim - event_dim :]
         copies = None
         if params is not None:
-            params, copies = copied(params)
+            copies = copied(params)
             f = partial(f, copies)
         with plain_evaluation(z.device):
             points = z.detach().clone().reshape(-1, *self._event)
@@ -217,9 +218,9 @@ class Jacobian:
         most = max(1, self._width() // GRAPH_COPIES)
         if width is not None:
             self._products = METHODS[self.method](self._primal)
-            # A column of the derivative keeps as much as one of the products, which are done.
+            # The graphs of the products are gone, and those of half as many columns more may be.
             most = min(most, max(1, 3 * width // 2))
-        u, x = (self._fold(rows.detach())[0] for rows in (left, right))
+        u, x = (fold(rows.detach(), self._batch)[0] for rows in (left, right))
         total = self._derivative.summed(u, x, most)
         at_points = total.pop()
         if self._source is not None:
@@ -249,23 +250,8 @@ class Jacobian:
 
     def _multiply_broadcast(self, rows: Tensor, *, adjoint: bool) -> Tensor:
         """Products of rows whose leading dimensions are not the batch's own."""
-        folded, restore = self._fold(rows)
+        folded, restore = fold(rows, self._batch)
         return restore(self._in_blocks(folded, self._width(), adjoint=adjoint))
-
-    def _fold(self, rows: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """All dimensions of (..., m, n) that are not the batch's own as rows, and the way back."""
-        lead = torch.broadcast_shapes(rows.shape[:-2], self._batch)
-        rows = rows.expand(*lead, *rows.shape[-2:])
-        offset = len(lead) - len(self._batch)
-        own = [offset + i for i, size in enumerate(self._batch) if size == lead[offset + i]]
-        order = own + [i for i in range(rows.ndim) if i not in own]
-        moved = rows.permute(order)
-        inverse = sorted(range(rows.ndim), key=order.__getitem__)
-
-        def restore(folded: Tensor) -> Tensor:
-            return folded.reshape(*moved.shape[:-1], folded.shape[-1]).permute(inverse)
-
-        return moved.reshape(len(self._primal.z), -1, rows.shape[-1]), restore
 
     def _in_blocks(self, rows: Tensor, width: int, *, adjoint: bool) -> Tensor:
         """(b, m, n) -> (b, m, N), or back for the adjoint, at most ``width`` rows at a time."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 
-def copied(params: Any) -> tuple[Any, Any]:
-    """The tree, and the same with a leaf of its own for every tensor that requires a gradient.
+def copied(params: Any) -> Any:
+    """The tree with a leaf of its own for every tensor that requires a gradient.
 
     A tensor that stands in the tree twice, or one that is the result of another, then has the
     gradient of its own place, and autograd adds them up.
@@ -25,7 +25,7 @@ def copied(params: Any) -> tuple[Any, Any]:
                 "dict(module.named_parameters()), for torch.func.functional_call inside f."
             )
             raise TypeError(msg)
-    return params, pytree.tree_map(_copy, params)
+    return pytree.tree_map(_copy, params)
 
 
 def sources(

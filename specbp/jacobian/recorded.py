@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from specbp.jacobian.fold import fold
+
 
 class RecordedMetric:
     r"""JᵀJ of f at z, its products differentiable with respect to z and whatever f uses.
@@ -30,13 +32,8 @@ class RecordedMetric:
         self._shared: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def __matmul__(self, X: Tensor) -> Tensor:
-        rows, batch = X.mT, self.shape[:-2]
-        lead = torch.broadcast_shapes(rows.shape[:-2], batch)
-        own = range(len(lead) - len(batch), len(lead))
-        # Replicates, which stand before the batch, are further columns of the same points.
-        moved = rows.expand(*lead, *rows.shape[-2:]).movedim(list(own), list(range(len(batch))))
-        folded = self._product(moved.reshape(batch.numel(), -1, moved.shape[-1]))
-        return folded.reshape(moved.shape).movedim(list(range(len(batch))), list(own)).mT
+        folded, restore = fold(X.mT, self.shape[:-2])
+        return restore(self._product(folded)).mT
 
     def _product(self, rows: Tensor) -> Tensor:
         """(b, m, n) -> (b, m, n)."""
